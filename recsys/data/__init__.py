@@ -1,0 +1,1 @@
+"""From raw files to batches: sources, splits, fitting, encoding, loading."""

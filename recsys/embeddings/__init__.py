@@ -1,0 +1,1 @@
+"""Embedding tables: one collection, two backends, compression between encode and decode."""

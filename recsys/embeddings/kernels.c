@@ -1,0 +1,333 @@
+/* Lookup and exact sparse update of embedding tables on the CPU, float32.
+ *
+ * Plain C11 without Python.h; recsys/embeddings/kernels.py calls it through ctypes, which lets
+ * other threads run meanwhile. One call works on its own lookups or tables only, so callers may
+ * split them over threads and the result does not depend on how. No atomics, no global state.
+ *
+ * The structs below are mirrored by numpy dtypes in kernels.py; raise ABI when one changes.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define ABI 1
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+/* One wheel, fast everywhere: the loader picks the variant of this processor. Results are equal,
+ * because sums have a fixed order and -ffp-contract=off forbids fused multiply-add. */
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define PREFETCH_READ(address) __builtin_prefetch((address), 0, 3)
+#define PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 2)
+#else
+#define INLINE static inline
+#define PREFETCH_READ(address) ((void)(address))
+#define PREFETCH_WRITE(address) ((void)(address))
+#endif
+
+enum { PAD = 0, AHEAD = 16, BLOCK = 128, LANES = 8, LINE = 16 /* floats in a cache line */ };
+enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM };
+
+typedef struct {
+    const float *weight; /* first row of the table */
+    float *out;          /* first row of the group's output, at this lookup's column */
+    int64_t stride;      /* floats from one output row to the next */
+    int64_t start, end;  /* range in values */
+    const int32_t *lengths;
+    int64_t dim;
+    int64_t mean;
+} lookup_t;
+
+typedef struct {
+    const int32_t *values;
+    const int32_t *lengths;
+    const float *weights; /* of the values, or null */
+    const float *grad;    /* first row, at this lookup's column */
+    int64_t stride;
+    int64_t batch;
+    int64_t mean;
+} segment_t;
+
+typedef struct {
+    float *weight, *state0, *state1;
+    int64_t rows, dim;
+    int64_t count; /* values of all segments */
+    int64_t first, segments;
+} table_t;
+
+typedef struct {
+    int64_t kind;
+    double rate, eps, beta1, beta2;
+} rule_t;
+
+int64_t recsys_abi(void) { return ABI; }
+
+/* First position in `values` that is outside its slot's table, or -1. */
+CLONES int64_t recsys_out_of_range(const int32_t *values, const int64_t *ends,
+                                   const int64_t *limits, int64_t slots) {
+    int64_t start = 0;
+    for (int64_t slot = 0; slot < slots; ++slot) {
+        uint32_t limit = limits[slot] > INT32_MAX ? (uint32_t)INT32_MAX + 1 : (uint32_t)limits[slot];
+        uint32_t bad = 0; /* a negative index is a large unsigned one */
+        for (int64_t i = start; i < ends[slot]; ++i) bad |= (uint32_t)values[i] >= limit;
+        for (int64_t i = start; bad && i < ends[slot]; ++i)
+            if ((uint32_t)values[i] >= limit) return i;
+        start = ends[slot];
+    }
+    return -1;
+}
+
+/* ------------------------------------------------------------------------------------ lookup */
+
+INLINE void prefetch_row(const float *row, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += LINE) PREFETCH_READ(row + d);
+}
+
+INLINE int64_t pool_rows(const lookup_t *look, const int32_t *values, const float *weights,
+                         int64_t position, int64_t first, int64_t last, const int64_t dim) {
+    const float *table = look->weight;
+    for (int64_t b = first; b < last; ++b) {
+        float *out = look->out + b * look->stride;
+        int64_t length = look->lengths[b];
+        if (length < 0 || length > look->end - position) return -1; /* lengths and counts differ */
+        if (length == 1 && !weights) {
+            if (position + AHEAD < look->end)
+                prefetch_row(table + values[position + AHEAD] * dim, dim);
+            int64_t row = values[position++];
+            const float *in = table + row * dim;
+            if (row == PAD)
+                for (int64_t d = 0; d < dim; ++d) out[d] = 0;
+            else
+                for (int64_t d = 0; d < dim; ++d) out[d] = in[d];
+            continue;
+        }
+        for (int64_t d = 0; d < dim; ++d) out[d] = 0;
+        for (int64_t stop = position + length; position < stop; ++position) {
+            if (position + AHEAD < look->end)
+                prefetch_row(table + values[position + AHEAD] * dim, dim);
+            int64_t row = values[position];
+            if (row == PAD) continue;
+            const float *in = table + row * dim;
+            float weight = weights ? weights[position] : 1.0f;
+            for (int64_t d = 0; d < dim; ++d) out[d] += weight * in[d];
+        }
+        if (look->mean && length > 1)
+            for (int64_t d = 0; d < dim; ++d) out[d] /= (float)length;
+    }
+    return position;
+}
+
+/* Pooled lookup. `positions` is scratch, one a lookup. Returns -1, or the first lookup whose lengths
+ * do not add up to its range of values. */
+CLONES int64_t recsys_pooled(const lookup_t *lookups, int64_t count, const int32_t *values,
+                          const float *weights, int64_t batch, int64_t *positions) {
+    for (int64_t i = 0; i < count; ++i) positions[i] = lookups[i].start;
+    /* In blocks of rows, so that the output rows of all features stay in the cache together. */
+    for (int64_t first = 0; first < batch; first += BLOCK) {
+        int64_t last = first + BLOCK < batch ? first + BLOCK : batch;
+        for (int64_t i = 0; i < count; ++i) {
+            const lookup_t *look = lookups + i;
+#define CASE(D)                                                                                 \
+    case D:                                                                                     \
+        positions[i] = pool_rows(look, values, weights, positions[i], first, last, D);          \
+        break
+            switch (look->dim) {
+                CASE(1);
+                CASE(4);
+                CASE(8);
+                CASE(16);
+                CASE(32);
+                CASE(64);
+            default:
+                positions[i] = pool_rows(look, values, weights, positions[i], first, last, look->dim);
+            }
+#undef CASE
+            if (positions[i] < 0) return i;
+        }
+    }
+    for (int64_t i = 0; i < count; ++i)
+        if (positions[i] != lookups[i].end) return i;
+    return -1;
+}
+
+/* ------------------------------------------------------------------------------------ update */
+
+/* Where distinct rows are found again: an array over all rows of a small table, else an
+ * open-addressing hash. Entries are positions in `rows`, -1 where empty. */
+typedef struct {
+    int32_t *entries;
+    int32_t *rows; /* the distinct rows, in order of first sight */
+    int64_t count;
+    int64_t mask; /* 0: entries are indexed by row */
+    int shift;
+} seen_t;
+
+INLINE int64_t find_row(seen_t *seen, int32_t row, int *is_new) {
+    int64_t at = row;
+    if (seen->mask) {
+        at = ((uint32_t)row * 2654435769u) >> seen->shift;
+        while (seen->entries[at] >= 0 && seen->rows[seen->entries[at]] != row)
+            at = (at + 1) & seen->mask;
+    }
+    *is_new = seen->entries[at] < 0;
+    if (*is_new) {
+        seen->rows[seen->count] = row;
+        seen->entries[at] = (int32_t)seen->count++;
+    }
+    return seen->entries[at];
+}
+
+static void make_seen(seen_t *seen, const table_t *table, int32_t *workspace) {
+    int64_t size = table->rows;
+    seen->mask = 0, seen->shift = 0, seen->count = 0;
+    if (table->rows > 4 * table->count) {
+        int bits = 1;
+        while (((int64_t)1 << bits) < 2 * table->count) ++bits;
+        size = (int64_t)1 << bits, seen->mask = size - 1, seen->shift = 32 - bits;
+    }
+    seen->entries = workspace;
+    seen->rows = workspace + 4 * table->count + 16; /* size is at most 4 count, 2 if count is 1 */
+    memset(seen->entries, 0xff, (size_t)size * sizeof *seen->entries);
+}
+
+INLINE void sum_segment(const table_t *table, const segment_t *segment, seen_t *seen, float *sums,
+                        const int64_t dim, int kind) {
+    int64_t position = 0;
+    for (int64_t b = 0; b < segment->batch; ++b) {
+        const float *grad = segment->grad + b * segment->stride;
+        int64_t length = segment->lengths[b]; /* checked by the lookup of the same indices */
+        if (b + AHEAD < segment->batch) prefetch_row(grad + AHEAD * segment->stride, dim);
+        float divisor = segment->mean && length > 1 ? (float)length : 1.0f;
+        for (int64_t stop = position + length; position < stop; ++position) {
+            int32_t row = segment->values[position];
+            if (row == PAD) continue;
+            int is_new;
+            float *sum = sums + find_row(seen, row, &is_new) * dim;
+            if (is_new) {
+                for (int64_t d = 0; d < dim; d += LINE) PREFETCH_WRITE(table->weight + row * dim + d);
+                if (kind == ROWWISE_ADAGRAD) PREFETCH_WRITE(table->state0 + row);
+                for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
+            }
+            if (divisor == 1.0f && !segment->weights) {
+                for (int64_t d = 0; d < dim; ++d) sum[d] += grad[d];
+            } else {
+                float weight = segment->weights ? segment->weights[position] : 1.0f;
+                for (int64_t d = 0; d < dim; ++d) sum[d] += grad[d] / divisor * weight;
+            }
+        }
+    }
+}
+
+INLINE float mean_square(const float *g, const int64_t dim) {
+    float total = 0;
+    int64_t d = 0;
+#if defined(__GNUC__)
+    if (dim >= LANES) { /* lanes: a fixed order that vectorizes */
+        typedef float lanes_t __attribute__((vector_size(4 * LANES)));
+        lanes_t lanes = {0}, x;
+        for (; d + LANES <= dim; d += LANES) {
+            memcpy(&x, g + d, sizeof x);
+            lanes += x * x;
+        }
+        total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+                ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+    }
+#endif
+    for (; d < dim; ++d) total += g[d] * g[d];
+    return total / (float)dim;
+}
+
+INLINE void update_rows(const table_t *table, const seen_t *seen, const float *sums,
+                        const rule_t *rule, const int64_t dim, int kind) {
+    const float rate = (float)rule->rate, eps = (float)rule->eps;
+    const float keep1 = (float)(1 - rule->beta1), keep2 = (float)(1 - rule->beta2);
+    for (int64_t i = 0; i < seen->count; ++i) {
+        int64_t row = seen->rows[i];
+        float *restrict w = table->weight + row * dim;
+        const float *restrict g = sums + i * dim;
+        if (i + AHEAD < seen->count) {
+            int64_t next = seen->rows[i + AHEAD];
+            for (int64_t d = 0; d < dim; d += LINE) {
+                PREFETCH_WRITE(table->weight + next * dim + d);
+                if (kind == ADAGRAD || kind == ADAM) PREFETCH_WRITE(table->state0 + next * dim + d);
+                if (kind == ADAM) PREFETCH_WRITE(table->state1 + next * dim + d);
+            }
+        }
+        if (kind == SGD) {
+            for (int64_t d = 0; d < dim; ++d) w[d] -= rate * g[d];
+        } else if (kind == ROWWISE_ADAGRAD) {
+            float sum = table->state0[row] += mean_square(g, dim);
+            float step = rate / (sqrtf(sum) + eps);
+            for (int64_t d = 0; d < dim; ++d) w[d] -= step * g[d];
+        } else if (kind == ADAGRAD) {
+            float *restrict s = table->state0 + row * dim;
+            for (int64_t d = 0; d < dim; ++d) {
+                s[d] += g[d] * g[d];
+                w[d] -= rate * (g[d] / (sqrtf(s[d]) + eps));
+            }
+        } else {
+            float *restrict m = table->state0 + row * dim, *restrict v = table->state1 + row * dim;
+            for (int64_t d = 0; d < dim; ++d) {
+                m[d] += keep1 * (g[d] - m[d]);
+                v[d] += keep2 * (g[d] * g[d] - v[d]);
+                w[d] -= rate * (m[d] / (sqrtf(v[d]) + eps));
+            }
+        }
+    }
+}
+
+INLINE void update_table(const table_t *table, const segment_t *segments, const rule_t *rule,
+                         int32_t *workspace, const int64_t dim, int kind) {
+    seen_t seen;
+    make_seen(&seen, table, workspace);
+    float *sums = (float *)(seen.rows + table->count);
+    for (int64_t s = 0; s < table->segments; ++s)
+        sum_segment(table, segments + table->first + s, &seen, sums, dim, kind);
+    update_rows(table, &seen, sums, rule, dim, kind);
+}
+
+INLINE void update_any_dim(const table_t *table, const segment_t *segments, const rule_t *rule,
+                           int32_t *workspace, int kind) {
+    switch (table->dim) {
+    case 1:
+        update_table(table, segments, rule, workspace, 1, kind);
+        break;
+    case 8:
+        update_table(table, segments, rule, workspace, 8, kind);
+        break;
+    case 16:
+        update_table(table, segments, rule, workspace, 16, kind);
+        break;
+    case 32:
+        update_table(table, segments, rule, workspace, 32, kind);
+        break;
+    default:
+        update_table(table, segments, rule, workspace, table->dim, kind);
+    }
+}
+
+/* Sums duplicate rows and updates every table once. The workspace holds, for the largest table,
+ * (5 + dim) * count + 16 words. */
+CLONES void recsys_update(const table_t *tables, int64_t count, const segment_t *segments,
+                          const rule_t *rule, int32_t *workspace) {
+    for (int64_t t = 0; t < count; ++t) {
+        if (!tables[t].count) continue;
+        switch (rule->kind) {
+        case SGD:
+            update_any_dim(tables + t, segments, rule, workspace, SGD);
+            break;
+        case ADAGRAD:
+            update_any_dim(tables + t, segments, rule, workspace, ADAGRAD);
+            break;
+        case ROWWISE_ADAGRAD:
+            update_any_dim(tables + t, segments, rule, workspace, ROWWISE_ADAGRAD);
+            break;
+        default:
+            update_any_dim(tables + t, segments, rule, workspace, ADAM);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+"""Building blocks of models, by role. They know tensors, not schemas."""

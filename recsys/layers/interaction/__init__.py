@@ -1,0 +1,1 @@
+"""How fields interact: factorization machine, dot products, cross networks."""

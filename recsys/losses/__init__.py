@@ -1,0 +1,1 @@
+"""Losses, by the shape of their target."""

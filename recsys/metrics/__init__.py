@@ -1,0 +1,1 @@
+"""Metrics of probabilities: ranking quality, likelihood, calibration."""

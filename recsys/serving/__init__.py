@@ -1,0 +1,1 @@
+"""Trained models in production: artefact, predictor, export."""

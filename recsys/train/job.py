@@ -1,0 +1,308 @@
+"""One seed of a run, on one rank: build, train, judge, save.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+
+from recsys.base import CTRModel
+from recsys.config import Experiment
+from recsys.data.loader import BatchLoader, LoaderConfig
+from recsys.data.prepared import Prepared
+from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import ConfigError
+from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
+from recsys.serving.artefact import save_artefact
+from recsys.train import plots
+from recsys.train.backend import attach_tables, choose_backend
+from recsys.train.display import Show
+from recsys.train.environment import environment
+from recsys.train.folder import write_json
+from recsys.train.model_card import CardContent, write_card
+from recsys.train.optimizer import dense_parameters
+from recsys.train.ranks import Ranks
+from recsys.train.state import seed_everything
+from recsys.train.tracking import read_metrics
+from recsys.train.trainer import FitResult, Trainer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeedResult:
+    """What one seed gave.
+
+    Args:
+        seed: Of start values, order of rows and dropout.
+        directory: Its folder.
+        fit: How training ended.
+        metrics: Final metrics by split, of the best checkpoint.
+        table_bytes: ``tables``, ``optimizer``, ..., ``total`` over all ranks.
+        num_parameters: ``dense`` and ``tables``.
+        seconds: Wall time of ``train`` (without evaluation), ``fit`` and ``report``.
+        backend: Of the tables.
+        plan: Which rank holds which table, empty on the local backend.
+        goal: How much training was asked for.
+    """
+
+    seed: int
+    directory: Path
+    fit: FitResult
+    metrics: dict[str, dict[str, float]]
+    table_bytes: dict[str, int]
+    num_parameters: dict[str, int]
+    seconds: dict[str, float]
+    backend: str
+    plan: str
+    goal: dict[str, int | None]
+
+    def save(self) -> None:
+        """Writes ``result.json``, which makes the folder complete."""
+        content = dataclasses.asdict(self)
+        content["directory"] = "."
+        content["rows_per_second"] = self.fit.rows_per_second
+        write_json(self.directory / "result.json", without_nan(content))
+
+    @classmethod
+    def load(cls, directory: Path) -> SeedResult:
+        """Reads what `save` wrote.
+
+        Args:
+            directory: Of a complete seed.
+        """
+        content = json.loads((directory / "result.json").read_text())
+        del content["rows_per_second"]
+        content["directory"] = directory
+        content["metrics"] = {s: _with_nan(m) for s, m in content["metrics"].items()}
+        content["fit"] = FitResult(**{**content["fit"], "best": _with_nan(content["fit"]["best"])})
+        return cls(**content)
+
+
+def goal_of(experiment: Experiment) -> dict[str, int | None]:
+    """How much training an experiment asks for: what may grow between stop and resume.
+
+    Args:
+        experiment: Resolved.
+    """
+    train = experiment.train
+    return {
+        "num_epochs": train.num_epochs,
+        "max_steps": train.max_steps,
+        "early_stop_patience": train.early_stop_patience,
+    }
+
+
+def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeedJob:
+    """What to do for one seed.
+
+    Args:
+        experiment: What to train.
+        prepared: The data.
+        oracle: Best reachable metrics by split, where known.
+        seed: Of this job.
+        directory: Its folder.
+        resume: Go on from the last checkpoint if there is one.
+        show: How to show progress.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    experiment: Experiment
+    prepared: Prepared
+    oracle: Mapping[str, Mapping[str, float]]
+    seed: int
+    directory: Path
+    resume: bool
+    show: Show
+    device: str
+
+    def run(self) -> SeedResult:
+        """Trains, takes the best weights, judges and saves them.
+
+        Raises:
+            RecsysError: See `Trainer`, `evaluate`, `save_artefact`.
+        """
+        ranks = Ranks.current()
+        if ranks.first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "result.json").unlink(missing_ok=True)
+            write_json(self.directory / "environment.json", environment())
+        start = time.perf_counter()
+        backend = choose_backend(self.experiment.embedding.backend, ranks, self.device)
+        model = self._model()
+        tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+        # After the start values, which depend on the seed alone: dropout differs by rank.
+        seed_everything((self.seed * 1_000_003 + ranks.rank) % 2**32)
+        trainer = Trainer(model, self.experiment.train, tables, self.directory, self.show)
+        has_valid = "valid" in self.prepared.split_rows
+        fit = trainer.fit(
+            self._loader("train", ranks),
+            self._loader("valid", ranks) if has_valid else None,
+            resume=self.resume and trainer.checkpoints.exists(),
+        )
+        fitted = time.perf_counter()
+        facts = {
+            "table_bytes": _table_bytes(model, tables, ranks),
+            "num_parameters": _num_parameters(model),
+            "backend": backend,
+            "plan": str(getattr(model.embeddings.store, "plan", "")) if tables else "",
+            "goal": goal_of(self.experiment),
+        }
+        seconds = {"train": fit.seconds, "fit": fitted - start}
+        if fit.interrupted:
+            return SeedResult(self.seed, self.directory, fit, {}, seconds=seconds, **facts)
+        step = trainer.load_best()
+        evaluations = self._judge(model, ranks)
+        metrics = {evaluation.name: evaluation.metrics for evaluation in evaluations}
+        state = model.state_dict()  # on every rank: sharded tables are gathered
+        result = SeedResult(self.seed, self.directory, fit, metrics, seconds=seconds, **facts)
+        if ranks.first:
+            self._save(model, state, step, evaluations, result)
+            seconds["report"] = time.perf_counter() - fitted
+            result.save()
+        ranks.wait()
+        return result
+
+    def _model(self) -> CTRModel:
+        seed_everything(self.seed)
+        model = self.experiment.model.build(self.prepared.schema)
+        if not isinstance(model, CTRModel):
+            raise ConfigError(
+                f"model.class: expected a CTRModel, got {self.experiment.model.class_path}. "
+                "This job trains models that predict clicks."
+            )
+        model.reset_parameters(self.seed)
+        return model.to(self.device)
+
+    def _loader(self, split: str, ranks: Ranks) -> BatchLoader:
+        train = self.experiment.train
+        config = LoaderConfig(batch_size=train.eval_batch_size)
+        if split == "train":
+            config = LoaderConfig(
+                batch_size=train.batch_size, shuffle=train.shuffle, seed=self.seed
+            )
+        return BatchLoader(self.prepared, split, config, ranks.rank, ranks.world_size)
+
+    def _judge(self, model: CTRModel, ranks: Ranks) -> list[Evaluation]:
+        train = self.experiment.train
+        options = EvaluationOptions(
+            train.slices, train.bootstrap_samples if ranks.first else 0, train.precision
+        )
+        return [
+            evaluate(model, self._loader(split, ranks), self.prepared.encoder, split, options)
+            for split in ("valid", "test")
+            if split in self.prepared.split_rows
+        ]
+
+    # ------------------------------------------------------------------------------- files
+
+    def _save(
+        self,
+        model: CTRModel,
+        state: Mapping[str, torch.Tensor],
+        step: int,
+        evaluations: Sequence[Evaluation],
+        result: SeedResult,
+    ) -> None:
+        folder, experiment = self.directory, self.experiment
+        metadata = {
+            "data": self.prepared.fingerprint,
+            "seed": self.seed,
+            "step": step,
+            "metrics": without_nan(result.metrics),
+            "experiment": experiment.model_dump(mode="json"),
+        }
+        save_artefact(folder / "model", model, self.prepared.encoder, metadata, state)
+        save_predictions(folder / "predictions.parquet", evaluations)
+        write_json(folder / "evaluation.json", [found.to_json() for found in evaluations])
+        pictures = []
+        if plots.available():
+            pictures = plots.draw_all(folder / "plots", read_metrics(folder), evaluations)
+        fit = result.fit
+        trained = (
+            f"{fit.steps:,} steps, {fit.rows:,} rows at {fit.rows_per_second:,.0f} rows/s, "
+            f"{fit.stopped}; the weights are those of step {step:,}"
+        )
+        tables = f"{experiment.embedding.kind}, {experiment.embedding.mode}, {result.backend}"
+        write_card(
+            folder,
+            CardContent(
+                experiment=experiment,
+                prepared=self.prepared,
+                seed=self.seed,
+                evaluations=evaluations,
+                oracle=self.oracle,
+                table_bytes=result.table_bytes,
+                num_parameters=result.num_parameters,
+                facts={"training": trained, "tables trained by": tables},
+                environment=json.loads((folder / "environment.json").read_text()),
+                pictures=pictures,
+            ),
+        )
+
+
+def save_predictions(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Labels and probabilities of every judged row as Parquet.
+
+    Columns: ``split``; ``label`` and ``probability`` (``label.<task>`` with several tasks);
+    ``weight`` and ``group`` (hashed) where there are any.
+
+    Args:
+        path: Replaced as a whole.
+        evaluations: By split, rows in file order (by rank with several ranks).
+    """
+    if not evaluations:
+        return
+    draft = path.with_name(f".{path.name}.partial")
+    writer = None
+    for evaluation in evaluations:
+        found = evaluation.predictions
+        rows = len(found.labels)
+        columns: dict[str, Any] = {"split": pa.array([evaluation.name] * rows, pa.string())}
+        probabilities = found.probabilities
+        for number, task in enumerate(found.tasks):
+            end = "" if len(found.tasks) == 1 else f".{task}"
+            columns[f"label{end}"] = found.labels[:, number].astype("int8")
+            columns[f"probability{end}"] = probabilities[:, number]
+        if found.weights is not None:
+            columns["weight"] = found.weights
+        if found.groups is not None:
+            columns["group"] = found.groups
+        rows_table = pa.table(columns)
+        writer = writer or pyarrow.parquet.ParquetWriter(draft, rows_table.schema)
+        writer.write_table(rows_table)
+    assert writer is not None
+    writer.close()
+    draft.replace(path)
+
+
+def _table_bytes(
+    model: CTRModel, tables: EmbeddingOptimizer | None, ranks: Ranks
+) -> dict[str, int]:
+    if tables is None:
+        return {"total": 0}
+    mine = model.embeddings.bytes("train", tables)
+    parts = ranks.gather_objects({**dataclasses.asdict(mine), "total": mine.total})
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _num_parameters(model: CTRModel) -> dict[str, int]:
+    specs = [spec for group in model.embeddings.groups.values() for spec in group]
+    return {
+        "dense": sum(parameter.numel() for parameter in dense_parameters(model).values()),
+        "tables": sum(spec.num_embeddings * spec.embedding_dim for spec in specs),
+    }

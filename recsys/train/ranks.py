@@ -1,0 +1,171 @@
+"""What the ranks of one job say to each other. With one process nothing is said.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from recsys.errors import TrainingError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among the processes of a job.
+
+    Args:
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """From the process group that the caller made, or one process."""
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def same_start(self, tensors: Sequence[Tensor]) -> None:
+        """Copies the first rank's values to all ranks.
+
+        Args:
+            tensors: Dense weights and buffers, equally shaped everywhere.
+        """
+        if self.world_size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.data, src=0)
+
+    def check_equal(self, value: int, what: str) -> None:
+        """Stops all ranks where they would otherwise wait for each other forever.
+
+        Args:
+            value: This rank's number.
+            what: What it counts.
+
+        Raises:
+            TrainingError: The ranks differ.
+        """
+        if self.world_size == 1:
+            return
+        values = self.gather_objects(value)
+        if len(set(values)) > 1:
+            raise TrainingError(
+                f"every rank must have the same number of {what}, got {values} by rank. Use a "
+                "loader that pads the last batch with rows of weight 0."
+            )
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The value of every rank, on every rank.
+
+        Args:
+            value: Small; it is pickled on the way between our own processes.
+        """
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def mean(self, value: float) -> float:
+        """The mean over ranks.
+
+        Args:
+            value: This rank's.
+        """
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(total)
+        return float(total) / self.world_size
+
+    def wait(self) -> None:
+        """Returns when every rank is here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank.
+
+        Args:
+            flag: This rank's.
+        """
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor(float(flag))
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return bool(value)
+
+
+class GradientAverage:
+    """Averages the dense gradients of all ranks in one flat all-reduce.
+
+    Args:
+        parameters: The dense parameters, in the same order on every rank.
+        ranks: Of the job.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], ranks: Ranks) -> None:
+        self._parameters, self._ranks = list(parameters), ranks
+
+    def __call__(self) -> None:
+        """Replaces each gradient by the mean over ranks; a missing one counts as zero."""
+        if self._ranks.world_size == 1 or not self._parameters:
+            return
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self._ranks.world_size
+        start = 0
+        for gradient in gradients:
+            end = start + gradient.numel()
+            gradient.copy_(flat[start:end].view_as(gradient))
+            start = end
+
+
+class WeightSum:
+    """Sum of row weights over all ranks, asked for before forward and read after it.
+
+    Args:
+        weights: This rank's, or None for 1 a row.
+        batch_size: Rows of this rank's batch.
+        ranks: Of the job.
+        device: Where the loss is.
+    """
+
+    def __init__(
+        self, weights: Tensor | None, batch_size: int, ranks: Ranks, device: torch.device
+    ) -> None:
+        self._size = float(batch_size) if weights is None else None
+        self._work = None
+        if weights is not None:
+            self._sum = weights.sum()
+        elif ranks.world_size > 1:
+            self._sum = torch.tensor(float(batch_size), device=device)
+        if ranks.world_size > 1:
+            self._size = None
+            self._work = distributed.all_reduce(self._sum, async_op=True)
+
+    def value(self) -> Tensor | float:
+        """The sum, at least a tiny number so that a batch of padding has loss 0."""
+        if self._size is not None:
+            return self._size
+        if self._work is not None:
+            self._work.wait()
+        return self._sum.clamp_min(1e-12)

@@ -1,0 +1,207 @@
+"""The whole job: raw data in, a folder with a trained, judged, servable model out.
+
+Stability: caller
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from recsys.config import Experiment
+from recsys.data.prepare import prepare
+from recsys.data.prepared import Prepared
+from recsys.errors import ConfigError
+from recsys.evaluate.evaluation import without_nan
+from recsys.train.backend import choose_backend
+from recsys.train.display import Show
+from recsys.train.folder import locked, open_run, write_json
+from recsys.train.job import SeedJob, SeedResult, goal_of
+from recsys.train.launch import launch
+from recsys.train.ranks import Ranks
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where and how a job runs: what is no part of the experiment.
+
+    Args:
+        cache_dir: Where data is fetched to and prepared.
+        resume: Go on with the run in the folder.
+        ranks: Local processes that share the tables.
+        show: How to show progress.
+        device: ``cpu`` or ``cuda``; None takes a GPU if there is one.
+    """
+
+    cache_dir: Path = Path(".data")
+    resume: bool = False
+    ranks: int = 1
+    show: Show = "auto"
+    device: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a job gave.
+
+    Args:
+        directory: The run folder.
+        seeds: One result a seed, in the order of the experiment; fewer after an interruption.
+        prepared: The data that was used.
+        oracle: Best reachable metrics by split, where known.
+        prepare_seconds: Wall time until the data was ready, from the cache or made.
+    """
+
+    directory: Path
+    seeds: tuple[SeedResult, ...]
+    prepared: Prepared
+    oracle: Mapping[str, Mapping[str, float]]
+    prepare_seconds: float
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it; run again with ``resume`` to go on."""
+        return any(seed.fit.interrupted for seed in self.seeds)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Training speed, mean over seeds."""
+        return statistics.fmean(seed.fit.rows_per_second for seed in self.seeds)
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Mean over seeds.
+
+        Args:
+            split: ``valid`` or ``test``.
+        """
+        return {name: value["mean"] for name, value in self.spread(split).items()}
+
+    def spread(self, split: str) -> dict[str, dict[str, float]]:
+        """Mean and standard deviation (n - 1) over seeds of every metric.
+
+        Args:
+            split: ``valid`` or ``test``.
+        """
+        found = [seed.metrics[split] for seed in self.seeds if split in seed.metrics]
+        result = {}
+        for name in found[0] if found else ():
+            values = [metrics[name] for metrics in found]
+            sd = statistics.stdev(values) if len(values) > 1 else 0.0
+            result[name] = {"mean": statistics.fmean(values), "sd": sd}
+        return result
+
+
+def run(
+    experiment: Experiment, run_dir: Path | str, options: RunOptions | None = None
+) -> RunResult:
+    """Prepares the data (cached), trains every seed, judges and saves each.
+
+    Args:
+        experiment: What to train on what.
+        run_dir: The run folder; see `recsys.train.folder` for what is in it.
+        options: Cache, resume, ranks, device.
+
+    Raises:
+        ConfigError: The folder is in use, holds another run, or there is nothing to resume.
+        RecsysError: Data, training or a rank failed.
+    """
+    options = options or RunOptions()
+    directory = Path(run_dir)
+    if options.ranks < 1:
+        raise ConfigError(f"ranks must be at least 1, got {options.ranks}.")
+    choose_backend(experiment.embedding.backend, Ranks(0, options.ranks), _device(options))
+    with locked(directory):
+        open_run(directory, experiment, options.resume)
+        start = time.perf_counter()
+        dataset = experiment.dataset.build()
+        cache = Path(options.cache_dir)
+        splits = dataset.splits(cache)
+        prepared = prepare(dataset.schema(), splits, cache / "prepared", experiment.prepare)
+        oracle = dataset.oracle(cache)
+        ready = time.perf_counter() - start
+        arguments = experiment, directory, options, prepared.directory, oracle
+        if options.ranks > 1:
+            seeds = launch(train_seeds, arguments, options.ranks)
+        else:
+            seeds = train_seeds(*arguments)
+        result = RunResult(directory, seeds, prepared, oracle, ready)
+        if len(experiment.seeds) > 1 and not result.interrupted:
+            write_json(directory / "summary.json", without_nan(_summary(result)))
+        return result
+
+
+def train_seeds(
+    experiment: Experiment,
+    directory: Path,
+    options: RunOptions,
+    prepared_dir: Path,
+    oracle: Mapping[str, Mapping[str, float]],
+) -> tuple[SeedResult, ...]:
+    """Every seed after the other, on this rank. Complete ones are taken as they are.
+
+    Args:
+        experiment: What to train on what.
+        directory: The run folder.
+        options: Of the run.
+        prepared_dir: The prepared data.
+        oracle: Best reachable metrics by split, where known.
+    """
+    prepared = Prepared.load(prepared_dir)
+    threads, was = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if experiment.train.num_threads is not None:
+        torch.set_num_threads(experiment.train.num_threads)
+    torch.use_deterministic_algorithms(experiment.train.deterministic)
+    results: list[SeedResult] = []
+    try:
+        for seed in experiment.seeds:
+            folder = directory if len(experiment.seeds) == 1 else directory / f"seed-{seed}"
+            if options.resume and _complete(folder, experiment):
+                results.append(SeedResult.load(folder))
+                continue
+            job = SeedJob(
+                experiment=experiment,
+                prepared=prepared,
+                oracle=oracle,
+                seed=seed,
+                directory=folder,
+                resume=options.resume,
+                show=options.show,
+                device=_device(options),
+            )
+            results.append(job.run())
+            if results[-1].fit.interrupted:
+                break
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(was)
+    return tuple(results)
+
+
+def _device(options: RunOptions) -> str:
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _complete(folder: Path, experiment: Experiment) -> bool:
+    """Whether a seed is done, and no more or less training was asked for since."""
+    done = (folder / "result.json").is_file()
+    return done and SeedResult.load(folder).goal == goal_of(experiment)
+
+
+def _summary(result: RunResult) -> dict[str, object]:
+    splits = [name for name in ("valid", "test") if name in result.prepared.split_rows]
+    return {
+        "seeds": [seed.seed for seed in result.seeds],
+        "metrics": {split: result.spread(split) for split in splits},
+        "by_seed": {
+            str(seed.seed): {"directory": seed.directory.name, "metrics": seed.metrics}
+            for seed in result.seeds
+        },
+        "oracle": {split: dict(values) for split, values in result.oracle.items()},
+        "rows_per_second": result.rows_per_second,
+        "prepare_seconds": result.prepare_seconds,
+    }

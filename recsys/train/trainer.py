@@ -1,0 +1,399 @@
+"""The training loop: batches, evaluations, checkpoints, and going on after a stop.
+
+Stability: caller
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.base import CTRModel
+from recsys.config import TrainConfig
+from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import CheckpointError, DataError, TrainingError
+from recsys.evaluate.predictions import Predictions, collect
+from recsys.evaluate.summary import flat_metrics
+from recsys.train.checkpoint import Checkpoint, CheckpointStore
+from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
+from recsys.train.display import Display, Show
+from recsys.train.interruption import Interruption
+from recsys.train.ranks import Ranks
+from recsys.train.schedule import Schedule
+from recsys.train.state import Progress, random_state, set_random_state
+from recsys.train.step import TrainStep
+from recsys.train.tracking import Tracker
+from recsys.types import Batch
+
+_POLL_STEPS = 10  # with several ranks: steps between two questions whether one wants to stop
+
+
+class Loader(Protocol):
+    """What the trainer needs of a training loader."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass over the split."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches of a pass, the same on every rank."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of rows."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The exact position, as JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to a position; the next pass starts there."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FitResult:
+    """How a training ended.
+
+    Args:
+        steps: Batches trained.
+        rows: Rows trained, on all ranks.
+        seconds: Wall time of training without evaluation and checkpoints.
+        best: Validation metrics of the best evaluation, empty without a validation split.
+        best_step: Its step.
+        stopped: Why: ``finished``, ``early stop`` or the name of a signal.
+    """
+
+    steps: int
+    rows: int
+    seconds: float
+    best: dict[str, float]
+    best_step: int
+    stopped: str
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it, so that it can be resumed."""
+        return self.stopped.startswith("SIG")
+
+    @property
+    def rows_per_second(self) -> float:
+        """Training speed on all ranks together."""
+        return self.rows / self.seconds if self.seconds else math.nan
+
+
+class Trainer:
+    """Trains one model.
+
+    With a process group (made by the caller) every rank runs the same code on its part of the
+    data; dense gradients are averaged, metrics are those of all rows, rank 0 writes.
+
+    Args:
+        model: On the device to train on, start values drawn.
+        config: Batches, schedule, evaluation, checkpoints.
+        tables: What ``model.embeddings.attach_optimizer`` gave; None for a model without tables.
+        run_dir: For ``metrics.jsonl`` and ``checkpoints/``.
+        show: How to show progress.
+
+    Raises:
+        TrainingError: In fit: the loss or a prediction is not finite, predictions stay constant,
+            ranks have unequal data. The text names the likely cause.
+        CheckpointError: In fit: nothing to resume from, or a checkpoint of another job.
+    """
+
+    def __init__(
+        self,
+        model: CTRModel,
+        config: TrainConfig,
+        tables: EmbeddingOptimizer | None,
+        run_dir: Path | str,
+        show: Show = "auto",
+    ) -> None:
+        self.model, self.config, self.run_dir = model, config, Path(run_dir)
+        self.ranks = Ranks.current()
+        self.tables = tables
+        self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
+        self.progress = Progress()
+        self._train_step = TrainStep(model, config, tables, self.ranks)
+        self._show: Show = show if self.ranks.first else "none"
+        self._best: dict[str, float] = {}
+        self._window = torch.zeros((), dtype=torch.float64, device=self._train_step.device)
+        self._window_steps = 0
+        self._inputs = InputRange(model.schema)
+        self._labels = torch.zeros(0, model.schema.num_tasks)
+
+    # ------------------------------------------------------------------------------- the run
+
+    def fit(
+        self, train: Loader, valid: Iterable[Batch] | None = None, *, resume: bool = False
+    ) -> FitResult:
+        """Trains until the last epoch, an early stop or a signal.
+
+        Args:
+            train: The training split.
+            valid: The validation split; without it there is no best and no early stop.
+            resume: Go on from the last checkpoint, exactly as if never stopped.
+        """
+        self._loader, self._valid = train, valid
+        num_batches = len(train)
+        if num_batches == 0:
+            raise DataError("the training split gives no batch: expected at least one row.")
+        self.ranks.check_equal(num_batches, "training batches")
+        limit = self.config.max_steps or math.inf
+        self._num_batches = num_batches
+        self._num_steps = int(min(self.config.num_epochs * num_batches, limit))
+        self._schedule = Schedule(self.config, self._num_steps)
+        self._marks = _evaluation_marks(num_batches, self.config.evaluations_per_epoch)
+        notes = self._resume() if resume else []
+        first = self.run_dir if self.ranks.first else None
+        start = self.progress.step
+        with (
+            Interruption() as self._interruption,
+            Tracker(first, start if resume else None) as self._tracker,
+            Display(self._show, self._num_steps, start) as self._display,
+        ):
+            for note in notes:
+                self._display.say(note)
+            self.model.train()
+            while not self._ended():
+                self._epoch()
+        return self._result()
+
+    def _ended(self) -> bool:
+        if not self.progress.stopped and self.progress.step >= self._num_steps:
+            self.progress.stopped = "finished"
+        return bool(self.progress.stopped)
+
+    def _epoch(self) -> None:
+        """From wherever the epoch is to its end or the end of the run."""
+        progress, config = self.progress, self.config
+        if progress.batch == 0:
+            self._loader.set_epoch(progress.epoch)
+        clock = time.perf_counter()
+        for batch in self._loader:
+            if self._train_step.device.type != "cpu":
+                batch = batch.to(self._train_step.device, non_blocking=True)
+            self._window += self._train_step(batch, self._schedule.factor(progress.step))
+            self._window_steps += 1
+            self._inputs.add(batch)
+            self._labels = batch.labels
+            progress.step += 1
+            progress.batch += 1
+            progress.rows += batch.batch_size * self.ranks.world_size
+            self._display.step()
+            mark = progress.batch in self._marks
+            over = progress.step >= self._num_steps
+            stop = self._stop_asked()
+            if not (mark or over or stop or progress.step % config.log_every == 0):
+                continue
+            now = time.perf_counter()
+            progress.seconds += now - clock
+            self._look(progress.epoch)
+            if progress.batch == self._num_batches:
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+            if mark or over:
+                self._evaluate()
+            self._inputs.forget()
+            if stop and not progress.stopped:
+                self._interrupted(stop)
+            clock = time.perf_counter()
+            if self._ended() or progress.batch == 0:
+                return
+        raise TrainingError(
+            f"the training loader promised {self._num_batches:,} batches an epoch and ended after "
+            f"{progress.batch:,}. Make its `__len__` right."
+        )
+
+    def _stop_asked(self) -> str:
+        """The signal that came, the same on all ranks."""
+        if self.ranks.world_size == 1:
+            return self._interruption.name
+        if self.progress.step % _POLL_STEPS or not self.ranks.any(bool(self._interruption.name)):
+            return ""
+        return self._interruption.name or "SIGTERM"
+
+    def _look(self, epoch: int) -> None:
+        """Reads the loss (the only time the loop waits for the device) and shows it."""
+        loss = self.ranks.mean(float(self._window) / self._window_steps)
+        progress = self.progress
+        if not math.isfinite(loss):
+            first = progress.step - self._window_steps + 1
+            raise TrainingError(self._blame(f"loss {loss} in steps {first:,} to {progress.step:,}"))
+        self._window.zero_()
+        self._window_steps = 0
+        speed = progress.rows / progress.seconds
+        left = (self._num_steps - progress.step) * progress.seconds / progress.step
+        label = f"{epoch + 1}/{self.config.num_epochs}"
+        self._display.look(label, progress.step, loss, speed, left)
+        factor = self._schedule.factor(progress.step - 1)
+        rates = {"learning_rate": self.config.learning_rate * factor}
+        if self.tables is not None:
+            rates["embedding_learning_rate"] = self.tables.config.learning_rate * factor
+        values = {"epoch": epoch, "loss": loss, **rates, "rows_per_second": speed}
+        self._tracker.log("train", progress.step, values)
+
+    def _blame(self, place: str) -> str:
+        tables = None if self.tables is None else self.tables.config
+        text = loss_problem(place, self._inputs, self.config, tables)
+        saved = " Checkpoints from before are kept." if self.checkpoints.exists() else ""
+        return text + saved
+
+    # ------------------------------------------------------------------------------- evaluation
+
+    def _evaluate(self) -> None:
+        """Metrics, best, early stop, schedule, checkpoint: in this order."""
+        progress, config = self.progress, self.config
+        values: dict[str, float] = {}
+        improved = False
+        if self._valid is not None:
+            values = self._judge_valid(self._valid)
+            higher = config.monitor in ("auc", "grouped_auc", "pr_auc")
+            improved = progress.judge(values[config.monitor], higher, 0.0)
+            if improved:
+                self._best = values
+            if self._schedule.evaluated(improved):
+                self._display.say(f"step {progress.step:,}: plateau, learning rates lowered")
+            patience = config.early_stop_patience
+            if patience and progress.without_best >= patience:
+                progress.stopped = "early stop"
+        else:
+            progress.evaluations += 1
+        over = bool(progress.stopped) or progress.step >= self._num_steps
+        if improved or over or progress.evaluations % config.checkpoint_every == 0:
+            self._save(improved)
+
+    def _judge_valid(self, valid: Iterable[Batch]) -> dict[str, float]:
+        progress, config = self.progress, self.config
+        start = time.perf_counter()
+        found = collect(self.model, valid, self.model.schema, precision=config.precision)
+        if not np.isfinite(found.logits).all():
+            place = f"a prediction that is NaN or infinite at step {progress.step:,}"
+            raise TrainingError(self._blame(place))
+        values = flat_metrics(found.reports())
+        if config.monitor not in values:
+            raise DataError(
+                f"train.monitor={config.monitor} needs a group column, but the schema names none. "
+                "Set `group` in the schema, or monitor auc."
+            )
+        self._check_constant(found)
+        shown = [f"{name} {values[name]:.5f}" for name in ("auc", "logloss") if name in values]
+        if config.monitor not in ("auc", "logloss"):
+            shown.append(f"{config.monitor} {values[config.monitor]:.5f}")
+        took = time.perf_counter() - start
+        self._display.say(f"step {progress.step:,}  valid  {'  '.join(shown)}  ({took:.1f} s)")
+        self._tracker.log("valid", progress.step, {**values, "seconds": took})
+        return values
+
+    def _check_constant(self, found: Predictions) -> None:
+        """Warns once, gives up when a second evaluation in a row says the same."""
+        factor = self._schedule.factor(self.progress.step - 1)
+        problem = constant_problem(found, self._labels, self._inputs, self.config, factor)
+        self.progress.constant = self.progress.constant + 1 if problem else 0
+        text = f"step {self.progress.step:,}: {problem}"
+        if self.progress.constant > 1:
+            raise TrainingError(text)
+        if problem and self.ranks.first:
+            warnings.warn(text, TrainingWarning, stacklevel=2)
+
+    # ------------------------------------------------------------------------------- checkpoints
+
+    def _save(self, best: bool) -> None:
+        """Every rank takes part (sharded tables are gathered), the first one writes."""
+        device = self._train_step.device
+        random = self.ranks.gather_objects(random_state(device))
+        tensors: dict[str, dict[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer": self._train_step.dense.state_dict(),
+            "tables": {} if self.tables is None else self.tables.state_dict(),
+            "random": {
+                f"{rank}.{name}": value
+                for rank, state in enumerate(random)
+                for name, value in state.items()
+            },
+        }
+        progress = self.progress
+        state = {
+            "progress": progress.to_json(),
+            "schedule": self._schedule.state_dict(),
+            "loader": self._loader.state_dict() if progress.batch else None,
+            "best": self._best,
+            "world_size": self.ranks.world_size,
+            "config": self.config.model_dump(mode="json"),
+        }
+        if self.ranks.first:
+            self.checkpoints.save(progress.step, tensors, state, best=best)
+        self.ranks.wait()
+
+    def _interrupted(self, name: str) -> None:
+        self.progress.stopped = name
+        self._save(best=False)
+        self._display.say(
+            f"{name}: stopped after step {self.progress.step:,}, saved in "
+            f"{self.checkpoints.directory}. Run again with --resume to go on exactly from here."
+        )
+
+    def _resume(self) -> list[str]:
+        found = self.checkpoints.load("last")
+        self._check_same_job(found)
+        self.progress = Progress.from_json(found.state["progress"])
+        if self.progress.stopped != "early stop":
+            self.progress.stopped = ""
+        self.model.load_state_dict(found.tensors["model"])
+        self._train_step.dense.load_state_dict(found.tensors["optimizer"])
+        if self.tables is not None:
+            self.tables.load_state_dict(found.tensors["tables"])
+        self._schedule.load_state_dict(found.state["schedule"])
+        if found.state["loader"] is not None:
+            self._loader.load_state_dict(found.state["loader"])
+        self._best = found.state["best"]
+        mine = f"{self.ranks.rank}."
+        random = found.tensors["random"]
+        random = {k.removeprefix(mine): v for k, v in random.items() if k.startswith(mine)}
+        if random:
+            set_random_state(random, self._train_step.device)
+        where = f"step {self.progress.step:,}, {found.path}"
+        return [*(f"damaged, skipped: {note}" for note in found.notes), f"resumed from {where}"]
+
+    def _check_same_job(self, found: Checkpoint) -> None:
+        """What decides where in the data a run is must not change in the middle of an epoch."""
+        if not found.state["progress"]["batch"]:
+            return
+        before = {**found.state["config"], "world_size": found.state["world_size"]}
+        now = {**self.config.model_dump(mode="json"), "world_size": self.ranks.world_size}
+        for name in ("batch_size", "shuffle", "world_size"):
+            if before[name] != now[name]:
+                raise CheckpointError(
+                    f"{found.path}: the run was stopped within an epoch with {name}={before[name]} "
+                    f"and cannot go on with {name}={now[name]}. Resume with the value it had."
+                )
+
+    def load_best(self) -> int:
+        """Puts the best weights into the model (the last ones where there was no validation).
+
+        Returns:
+            Their step.
+        """
+        which = "last" if self.checkpoints.best() is None else "best"
+        found = self.checkpoints.load(which)
+        self.model.load_state_dict(found.tensors["model"])
+        return int(found.state["progress"]["step"])
+
+    def _result(self) -> FitResult:
+        p = self.progress
+        return FitResult(p.step, p.rows, p.seconds, self._best, p.best_step, p.stopped)
+
+
+def _evaluation_marks(num_batches: int, evaluations: int) -> set[int]:
+    """After how many batches of an epoch to evaluate; the last one always."""
+    parts = min(evaluations, num_batches)
+    return {round(num_batches * (part + 1) / parts) for part in range(parts)}

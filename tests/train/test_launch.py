@@ -1,0 +1,66 @@
+import operator
+import os
+import signal
+import threading
+import time
+
+import pytest
+from torch import distributed
+
+from recsys.config import Experiment
+from recsys.errors import TrainingError
+from recsys.train.launch import _died, launch
+from recsys.train.run import RunOptions, run
+from recsys.train.tracking import read_metrics
+
+
+def test_how_a_rank_died_is_said():
+    assert _died(3, -9) == "rank 3 was killed by SIGKILL. Most likely memory ran out."
+    assert _died(1, 7) == "rank 1 ended with exit code 7 and without a word."
+
+
+@pytest.mark.distributed
+def test_returns_what_rank_0_returned():
+    assert launch(distributed.get_world_size, (), ranks=2) == 2
+
+
+@pytest.mark.distributed
+def test_an_unexpected_error_comes_with_its_rank_and_trace():
+    with pytest.raises(TrainingError, match=r"(?s)rank [01] of 2 failed.*ZeroDivisionError"):
+        launch(operator.truediv, (1, 0), ranks=2)
+
+
+@pytest.mark.distributed
+def test_a_rank_that_dies_does_not_hang_the_job():
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match=r"rank [01] ended with exit code 3"):
+        launch(os._exit, (3,), ranks=2)
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_stopped_on_two_ranks_and_resumed_equals_uninterrupted(tmp_path):
+    experiment = Experiment.parse(
+        {
+            "dataset": {"class": "recsys.datasets.synthetic.Synthetic",
+                        "num_rows": 20000, "valid_rows": 500, "test_rows": 500},
+            "model": {"class": "recsys.models.ctr.deep_fm.DeepFM", "embedding_dim": 4,
+                      "mlp": {"hidden_units": [8], "dropout": 0.3}},
+            "train": {"batch_size": 64, "num_epochs": 2, "evaluations_per_epoch": 2,
+                      "bootstrap_samples": 0},
+        }
+    )  # fmt: skip
+    options = RunOptions(cache_dir=tmp_path, ranks=2, show="none")
+    whole = run(experiment, tmp_path / "whole", options)
+
+    def stop():
+        while not any(line["kind"] == "valid" for line in read_metrics(tmp_path / "cut")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    assert run(experiment, tmp_path / "cut", options).interrupted
+    again = RunOptions(cache_dir=tmp_path, ranks=2, show="none", resume=True)
+    rest = run(experiment, tmp_path / "cut", again)
+    assert rest.seeds[0].metrics == whole.seeds[0].metrics
