@@ -64,6 +64,22 @@ def _rebuild_data_error(
     return DataError(message, file=file, row=row, column=column)
 
 
+class BudgetInfeasible(ConfigError):
+    """No plan of a compression scheme fits a memory budget.
+
+    Args:
+        message: What was tried.
+        min_bytes: The smallest size the scheme can reach on these tables.
+    """
+
+    def __init__(self, message: str, min_bytes: int) -> None:
+        self.message, self.min_bytes = message, min_bytes
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message, self.min_bytes))
+
+
 class ShardingError(RecsysError, RuntimeError):
     """Tables cannot be placed on the ranks or backend that were asked for."""
 

@@ -27,6 +27,7 @@ SIDEWAYS = {
     "hashing": {"errors"},
     "config_text": {"errors"},
     "config_problems": {"errors"},
+    "embeddings": {"layers"},  # decoders start like layers
     "serving": {"config"},
     "evaluate": {"config", "serving"},
     "train": {"config", "serving", "evaluate"},

@@ -5,7 +5,9 @@ Stability: caller
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,17 +16,20 @@ from torch import Tensor, nn
 
 from recsys.embeddings.bounds import check_range
 from recsys.embeddings.ids import Ids, ids_of, join, pool
-from recsys.embeddings.memory import TableBytes, module_bytes
+from recsys.embeddings.memory import TableBytes, tensor_bytes
 from recsys.embeddings.optimizer import (
     DenseOptimizer,
     EmbeddingOptimizer,
     EmbeddingOptimizerConfig,
 )
-from recsys.embeddings.scheme import Decoder, Encoder, Full, Part, Scheme
+from recsys.embeddings.packed_store import PackedStore
+from recsys.embeddings.rows import PartRows
+from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
 from recsys.embeddings.sparse_optimizer import SparseOptimizer
 from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable, Store
-from recsys.errors import SchemaError, ShardingError
-from recsys.schema import TableSpec
+from recsys.errors import CheckpointError, ConfigError, SchemaError, ShardingError, did_you_mean
+from recsys.layers.initialization import initialize
+from recsys.schema import PAD_INDEX, TableSpec
 from recsys.types import Batch, KeyedEmbeddings
 
 
@@ -33,7 +38,7 @@ class _Output:
     """One feature of one group: where its indices come from and how its vector is made."""
 
     key: str
-    slot: int
+    source: int
     table: str
     spec: TableSpec
     lookups: tuple[Lookup, ...]
@@ -57,7 +62,10 @@ class EmbeddingCollection(nn.Module):
         groups: Tables of every group. Inside a group each feature has one table.
         keys: Features of the batches, in their fixed order.
         device: Where the tables are made. ``meta`` is allowed.
-        schemes: How tables named ``<group>.<table>`` are held; the others are held in full.
+        schemes: How tables named ``<group>.<table>`` are held (resolved schemes, say from
+            `recsys.embeddings.compression.plan.compress`); the others are held in full.
+        dtype: How rows are stored where the collection is only served. None: fp32 that can be
+            trained.
 
     Shape:
         - input: `Batch` of B rows
@@ -90,16 +98,25 @@ class EmbeddingCollection(nn.Module):
         keys: Sequence[str],
         device: torch.device | str | None = None,
         schemes: Mapping[str, Scheme] | None = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__()
-        self.keys = tuple(keys)
+        self.keys, self.dtype = tuple(keys), dtype
         self.groups = {group: tuple(specs) for group, specs in groups.items()}
         _check_groups(self.groups, self.keys)
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.schemes: dict[str, Scheme] = {}
         self._parts: dict[str, Part] = {}
-        self._make_parts(dict(schemes or {}))
+        with torch.device(device) if device is not None else contextlib.nullcontext():
+            self._make_parts(dict(schemes or {}))
         tables, lookups, row_lookups = self._plan()
-        self.store: Store = LocalStore(tables, lookups, row_lookups, device)
+        self.store: Store
+        if dtype is None:
+            self.store = LocalStore(tables, lookups, row_lookups, device)
+        else:
+            self.store = PackedStore(tables, lookups, row_lookups, self._dtypes(dtype), device)
+        self.trains_tables = True
+        """Whether backward reaches the tables. Off in steps that train something else alone."""
         self.reset_parameters(seed=0)
 
     # ------------------------------------------------------------------------------- building
@@ -108,8 +125,8 @@ class EmbeddingCollection(nn.Module):
         for group, specs in self.groups.items():
             for spec in specs:
                 name = f"{group}.{spec.name}"
-                part = schemes.pop(name, Full()).part(spec)
-                self._parts[name] = part
+                self.schemes[name] = schemes.pop(name, Full())
+                self._parts[name] = part = self.schemes[name].part(spec)
                 if type(part.encoder) is not Encoder:
                     self.encoders[f"{group}/{spec.name}"] = part.encoder
                 if type(part.decoder) is not Decoder:
@@ -134,6 +151,7 @@ class EmbeddingCollection(nn.Module):
                     if (group, probe.name) not in position:
                         position[group, probe.name] = len(tables)
                         tables.append(PhysicalTable(group, probe))
+                    _check_shared(tables[position[group, probe.name]], probe)
             by_key = {key: spec for spec in specs for key in spec.feature_names}
             outputs = []
             for key in (key for key in self.keys if key in by_key):
@@ -162,6 +180,17 @@ class EmbeddingCollection(nn.Module):
         ]
         return (*self.keys, *encoded)
 
+    def _dtypes(self, dtype: Dtype) -> dict[str, Dtype]:
+        """How every physical table ``<group>.<table>`` is stored."""
+        found: dict[str, Dtype] = {}
+        for group, specs in self.groups.items():
+            for spec in specs:
+                part = self._parts[f"{group}.{spec.name}"]
+                for number, probe in enumerate(part.probes):
+                    own = part.dtypes[number] if part.dtypes is not None else dtype
+                    found[f"{group}.{probe.name}"] = own
+        return found
+
     def reset_parameters(self, seed: int) -> None:
         """Writes start values: a pure function of seed, group, table, row and column.
 
@@ -169,6 +198,11 @@ class EmbeddingCollection(nn.Module):
             seed: Of the run.
         """
         self.store.fill(seed)
+        for name, part in self._parts.items():
+            digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            initialize(part.encoder, generator)
+            initialize(part.decoder, generator)
 
     # ------------------------------------------------------------------------------- forward
 
@@ -191,12 +225,13 @@ class EmbeddingCollection(nn.Module):
         encoded = self._encode(self._checked(batch))
         if not self.groups:
             return {}
-        pooled = self.store.pooled(encoded)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_tables):
+            pooled = self.store.pooled(encoded)
         result = {}
         for group, outputs in self._outputs.items():
             names = tuple(output.key for output in outputs)
             dims = tuple(output.spec.embedding_dim for output in outputs)
-            if all(type(self._parts[output.table].decoder) is Decoder for output in outputs):
+            if all(self._parts[output.table].decoder.side_by_side for output in outputs):
                 values = pooled[group]
             else:
                 values = self._decode(encoded, outputs, pooled.get(group))
@@ -225,7 +260,7 @@ class EmbeddingCollection(nn.Module):
             )
         encoded = self._encode(self._checked(batch))
         size = encoded.batch_size
-        slot = outputs[key].slot
+        slot = outputs[key].source
         lengths = encoded.lengths[slot * size : (slot + 1) * size]
         return self._unpooled(encoded, outputs[key]), lengths
 
@@ -267,15 +302,48 @@ class EmbeddingCollection(nn.Module):
                     end = start + self.store.tables[lookup.table].spec.embedding_dim
                     probes.append(pooled[:, start:end])
                     start = end
-                columns.append(decoder(probes))
+                columns.append(decoder(probes, None))
             else:
                 rows, mean = self._unpooled(ids, output), output.spec.pooling == "mean"
-                columns.append(pool(rows, ids.slot(output.slot), mean))
+                columns.append(pool(rows, ids.slot(output.source), mean))
         return torch.cat(columns, dim=1)
 
     def _unpooled(self, ids: Ids, output: _Output) -> Tensor:
         decoder = self._parts[output.table].decoder
-        return decoder([self.store.rows(ids, lookup) for lookup in output.lookups])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_tables):
+            probes = [self.store.rows(ids, lookup) for lookup in output.lookups]
+        if decoder.side_by_side:
+            return probes[0] if len(probes) == 1 else torch.cat(probes, dim=1)
+        indices = ids.slot(output.source).values
+        rows = decoder(probes, None if decoder.linear else indices)
+        return rows * (indices != PAD_INDEX).to(rows.dtype).unsqueeze(1)
+
+    def all_rows(self, group: str, table: str) -> Tensor:
+        """The vector of every index, say to propagate over a graph. Takes gradients.
+
+        On the torchrec backend the table must be announced as unpooled, like for `sequence`.
+
+        Args:
+            group: Which vectors.
+            table: Which table.
+
+        Returns:
+            (num_embeddings, D); row 0 (PAD) is zero.
+
+        Raises:
+            SchemaError: There is no such table.
+        """
+        name = f"{group}.{table}"
+        output = next((out for out in self._outputs.get(group, ()) if out.table == name), None)
+        if output is None:
+            raise SchemaError(f"no table `{name}`. {did_you_mean(name, self._parts)}")
+        count, device = output.spec.num_embeddings, self.store.device
+        values = torch.arange(count, dtype=torch.int32, device=device)
+        lengths = torch.zeros(len(self.keys), dtype=torch.int32, device=device)
+        lengths[output.source] = count
+        counts = tuple(count if i == output.source else 0 for i in range(len(self.keys)))
+        ids = Ids(values, lengths, len(self.keys), counts)
+        return self._unpooled(self._encode(ids), output)
 
     # ------------------------------------------------------------------------------- training
 
@@ -291,6 +359,11 @@ class EmbeddingCollection(nn.Module):
         Raises:
             ShardingError: The tables are on the torchrec backend.
         """
+        if isinstance(self.store, PackedStore):
+            raise ConfigError(
+                f"the tables are frozen in {self.dtype} and cannot be trained. Train the model they "
+                "were frozen from."
+            )
         if not isinstance(self.store, LocalStore):
             raise ShardingError(
                 "the tables are sharded, and `to_torchrec` has returned their optimizer. Use it, "
@@ -304,9 +377,42 @@ class EmbeddingCollection(nn.Module):
         """The tables: what the embedding optimizer owns. Decoders belong to the dense one."""
         return self.store.table_parameters()
 
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What decides the structure; belongs to neither optimizer (see `Phase`)."""
+        return [p for part in self._parts.values() for p in part.decoder.architecture()]
+
     def aux_loss(self) -> Tensor:
         """What the schemes add to the loss; zero without compression."""
-        return torch.zeros((), device=self.store.device)
+        losses = [part.decoder.aux_loss() for part in self._parts.values()]
+        zero = torch.zeros((), device=self.store.device)
+        return sum((loss for loss in losses if loss is not None), zero)
+
+    def after_step(self, optimizer: EmbeddingOptimizer | None = None) -> None:
+        """Lets schemes adapt: prune, move rows, cluster. Call it after every training step.
+
+        Args:
+            optimizer: What `attach_optimizer` gave: rows that are written start anew in it.
+        """
+        for name, part in self._parts.items():
+            if part.adapter is not None:
+                part.adapter.after_step(PartRows(self.store, self._tables_of(name), optimizer))
+
+    def _tables_of(self, name: str) -> tuple[PhysicalTable, ...]:
+        """The physical tables of a logical one's probes."""
+        group = name.partition(".")[0]
+        by_name = {table.name: table for table in self.store.tables}
+        return tuple(by_name[f"{group}.{probe.name}"] for probe in self._parts[name].probes)
+
+    def trained(self) -> dict[str, Trained]:
+        """Every logical table with its weights. Collective on sharded tables."""
+        weights, found = self.store.weights(), {}
+        for group, specs in self.groups.items():
+            for spec in specs:
+                name = f"{group}.{spec.name}"
+                part = self._parts[name]
+                probes = tuple(weights[table.name].detach() for table in self._tables_of(name))
+                found[name] = Trained(spec, self.schemes[name], part, probes)
+        return found
 
     # ------------------------------------------------------------------------------- memory
 
@@ -314,19 +420,31 @@ class EmbeddingCollection(nn.Module):
         self,
         when: Literal["train", "infer"] = "infer",
         optimizer: EmbeddingOptimizer | None = None,
+        world: int = 1,
+        dtype: Dtype | None = None,
     ) -> TableBytes:
-        """What this process holds, counted from storage.
+        """What is held, counted from storage.
 
         Args:
-            when: ``train`` counts the optimizer's states too.
+            when: ``train``: as it is now, the optimizer's states too. ``infer``: as it will be
+                once frozen.
             optimizer: What `attach_optimizer` gave.
+            world: Ranks that each hold indices and decoders; tables are shared out among them.
+            dtype: ``infer`` in this dtype; by default the present one, or fp32.
         """
+        schemes = {name: scheme.frozen_scheme() for name, scheme in self.schemes.items()}
+        if when == "infer" and (schemes != self.schemes or dtype not in (None, self.dtype)):
+            dtype = dtype or "fp32"
+            frozen = EmbeddingCollection(self.groups, self.keys, "meta", schemes, dtype)
+            return frozen.bytes("infer", world=world)
         states = optimizer.state_bytes() if optimizer is not None and when == "train" else 0
+        decoders = [part.decoder for part in self._parts.values()]
+        rows = tensor_bytes(tensor for module in decoders for tensor in module.table_tensors())
+        held = tensor_bytes(t for m in decoders for t in (*m.parameters(), *m.buffers()))
+        encoders = [part.encoder for part in self._parts.values()]
+        indices = tensor_bytes(t for m in encoders for t in (*m.parameters(), *m.buffers()))
         return TableBytes(
-            self.store.table_bytes(),
-            module_bytes(self.encoders),
-            module_bytes(self.decoders),
-            states,
+            self.store.table_bytes() + rows, world * indices, world * (held - rows), states
         )
 
     # ------------------------------------------------------------------------------- checkpoints
@@ -335,6 +453,24 @@ class EmbeddingCollection(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, weight in self.store.weights().items():
             destination[f"{prefix}{name}.weight"] = weight if keep_vars else weight.detach()
+
+    def _check_scheme(self, state: Mapping[str, Any], prefix: str, names: set[str]) -> None:
+        """Refuses the state of another scheme with a word of its own."""
+        there = {
+            key.removeprefix(prefix)
+            for key in state
+            if key.startswith(prefix) and key.endswith(".weight")
+        }
+        there = {key for key in there if key.partition(".")[0] in self.groups}
+        for name in sorted(names - there):
+            logical = _logical(name)
+            others = sorted(key for key in there - names if _logical(key) == logical)
+            if others:
+                raise CheckpointError(
+                    f"the checkpoint holds table `{logical}` in another scheme: expected "
+                    f"`{name}`, got {others}. Build the model with the compression of the "
+                    "checkpoint."
+                )
 
     def _load_from_state_dict(
         self,
@@ -350,6 +486,7 @@ class EmbeddingCollection(nn.Module):
             f"{table.name}.weight": (table.spec.num_embeddings, table.spec.embedding_dim)
             for table in self.store.tables
         }
+        self._check_scheme(state_dict, prefix, set(sizes))
         found: dict[str, Tensor] = {}
         for name, size in sizes.items():
             weight = state_dict.get(prefix + name)
@@ -368,6 +505,23 @@ class EmbeddingCollection(nn.Module):
             if key.startswith(prefix) and name not in sizes and not name.startswith(ours):
                 unexpected_keys.append(key)
         self.store.load_weights(found)
+
+
+def _logical(key: str) -> str:
+    """``<group>.<table>`` of a name in a state dict, ``<group>.<table>@<role>.weight``."""
+    return key.removesuffix(".weight").partition("@")[0]
+
+
+def _check_shared(table: PhysicalTable, probe: TableSpec) -> None:
+    """Probes of one name are one table, so they must agree."""
+    mine, other = (
+        (spec.num_embeddings, spec.embedding_dim, spec.init) for spec in (table.spec, probe)
+    )
+    if mine != other:
+        raise SchemaError(
+            f"physical table `{table.name}` is asked for twice, as {mine} and {other} (rows, "
+            "width, start values). Plan all tables that share it in one call of `compress`."
+        )
 
 
 def _check_groups(groups: Mapping[str, Sequence[TableSpec]], keys: Sequence[str]) -> None:

@@ -157,6 +157,13 @@ def _select_traced(ids: Ids, slots: Sequence[int]) -> Ids:
     return join(parts)
 
 
+def _one_each(rows: Tensor, lengths: Tensor) -> bool:
+    """Whether every bag has one index; never asked where that would wait for a device."""
+    if is_traced(lengths) or lengths.device.type != "cpu" or rows.shape[0] != lengths.shape[0]:
+        return False
+    return bool((lengths == 1).all())
+
+
 def pool(rows: Tensor, one: Ids, mean: bool) -> Tensor:
     """Pools vectors that belong to the indices of one slot.
 
@@ -172,6 +179,8 @@ def pool(rows: Tensor, one: Ids, mean: bool) -> Tensor:
     lengths = one.lengths.long()
     if one.weights is not None:
         rows = rows * one.weights.unsqueeze(1)
+    if _one_each(rows, lengths):
+        return rows
     bag = torch.arange(lengths.shape[0], device=rows.device).repeat_interleave(
         lengths, output_size=rows.shape[0]
     )

@@ -6,8 +6,9 @@ Stability: caller
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,8 +33,11 @@ class TableBytes:
         return self.tables + self.indices + self.decoders + self.optimizer
 
 
-def module_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers, shared storage counted once."""
-    tensors = [*module.parameters(), *module.buffers()]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages of tensors, shared storage counted once; also on meta.
+
+    Args:
+        tensors: Any.
+    """
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())

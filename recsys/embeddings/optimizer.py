@@ -101,6 +101,10 @@ class EmbeddingOptimizer(abc.ABC):
         """
 
     @abc.abstractmethod
+    def reset_rows(self, table: str, rows: Tensor) -> None:
+        """Gives rows of ``<group>.<table>`` the state of rows that were never trained."""
+
+    @abc.abstractmethod
     def state_bytes(self) -> int:
         """Bytes of the state held by this process."""
 
@@ -200,6 +204,13 @@ class DenseOptimizer(EmbeddingOptimizer):
             for table in self._store.tables:
                 flat = self._flats[table.spec.embedding_dim]
                 self._optimizer.state[flat]["step"].copy_(state[f"{table.name}.step"])
+
+    def reset_rows(self, table: str, rows: Tensor) -> None:
+        """Gives rows the state of rows that were never trained."""
+        start = self.config.initial_accumulator_value if "adagrad" in self.config.kind else 0.0
+        for name, view in self._views().items():
+            if name.rpartition(".")[0] == table:
+                view[rows.long()] = start
 
     def state_bytes(self) -> int:
         """Bytes of all states."""

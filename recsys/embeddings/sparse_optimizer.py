@@ -137,6 +137,13 @@ class SparseOptimizer(EmbeddingOptimizer):
         if self.config.kind == "adam":
             self._step = int(state[f"{self._store.tables[0].name}.step"])
 
+    def reset_rows(self, table: str, rows: Tensor) -> None:
+        """Gives rows the state of rows that were never trained."""
+        start = self.config.initial_accumulator_value if "adagrad" in self.config.kind else 0.0
+        for name, view in self._views().items():
+            if name.rpartition(".")[0] == table:
+                view[rows.long()] = start
+
     def state_bytes(self) -> int:
         """Bytes of all states."""
         return sum(

@@ -79,6 +79,14 @@ class Store(Protocol):
         """Copies whole tables in, by ``<group>.<table>``."""
         ...
 
+    def read_rows(self, name: str, rows: Tensor | None = None) -> Tensor:
+        """A copy of some rows (R, D) of ``<group>.<table>``, or of all. Collective."""
+        ...
+
+    def write_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Replaces rows, on each rank those it holds. PAD stays zero."""
+        ...
+
     def table_bytes(self) -> int:
         """Bytes of the tables held by this process."""
         ...
@@ -176,6 +184,18 @@ class LocalStore(nn.Module):
             for name, weight in weights.items():
                 views[name].copy_(weight)
                 views[name][PAD_INDEX].zero_()
+
+    def read_rows(self, name: str, rows: Tensor | None = None) -> Tensor:
+        """A copy of some rows of a table, or of all."""
+        weight = self.weights()[name].detach()
+        return weight.clone() if rows is None else weight.index_select(0, rows.long())
+
+    def write_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Replaces rows. PAD stays zero."""
+        with torch.no_grad():
+            weight = self.weights()[name]
+            weight.index_copy_(0, rows.long(), values.to(weight.dtype))
+            weight[PAD_INDEX].zero_()
 
     def fill(self, seed: int) -> None:
         """Writes the start values."""

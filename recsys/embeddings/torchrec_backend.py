@@ -330,6 +330,30 @@ class TorchrecStore(nn.Module):
                     start_values.fill(rows, table.spec.init, seed, owner, first_row=first)
         self.forget()
 
+    def read_rows(self, name: str, rows: Tensor | None = None) -> Tensor:
+        """A copy of some rows of a table, or of all. Collective."""
+        table = self.table(name)
+        if rows is None:
+            rows = torch.arange(table.spec.num_embeddings, device=self._device)
+        found = torch.zeros(len(rows), table.spec.embedding_dim, device=self._device)
+        for first, part in self.shards().get(name, ()):
+            mine = rows.long() - first
+            here = (mine >= 0) & (mine < len(part))
+            found[here] = part.detach()[mine[here], : table.spec.embedding_dim]
+        if self.world_size > 1:
+            distributed.all_reduce(found)
+        return found
+
+    def write_rows(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Replaces rows, on each rank those it holds. PAD stays zero."""
+        dim = self.table(name).spec.embedding_dim
+        with torch.no_grad():
+            for first, part in self.shards().get(name, ()):
+                mine = rows.long() - first
+                here = (mine >= 0) & (mine < len(part)) & (rows != PAD_INDEX)
+                part[mine[here], :dim] = values[here].to(part.dtype)
+        self.forget()
+
     def zero_pad(self) -> None:
         """Makes the PAD rows zero again, since torchrec trains them like any other."""
         zero_rows(pad_rows(self.shards().values()))

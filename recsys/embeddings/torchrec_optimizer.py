@@ -260,6 +260,15 @@ class TorchrecOptimizer(EmbeddingOptimizer):
                 sizes[f"{table.name}.step"] = torch.Size(())
         return sizes
 
+    def reset_rows(self, table: str, rows: Tensor) -> None:
+        """Gives rows the state of rows that were never trained, on each rank those it holds."""
+        start = self.config.initial_accumulator_value if "adagrad" in self.config.kind else 0.0
+        with torch.no_grad():
+            for tables in self._parts().values():
+                for first, part in tables.get(table, ()):
+                    mine = rows.long() - first
+                    part[mine[(mine >= 0) & (mine < len(part))]] = start
+
     def state_bytes(self) -> int:
         """Bytes of the states held here, padding included."""
         return sum(

@@ -140,7 +140,7 @@ class TableConformance:
     def test_bytes_are_the_formula_and_the_storage(self) -> None:
         """What ``bytes`` reports is what the tensors take, and what the formula says."""
         tables = self.tables()
-        held = tables.bytes("infer")
+        held = tables.bytes("train")
         tensors = [*tables.parameters(), *tables.buffers()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
         assert held.total == sum(storage.nbytes() for storage in storages.values())

@@ -21,7 +21,9 @@ def dense_parameters(model: RecModel) -> dict[str, nn.Parameter]:
     Args:
         model: Its collection says which are tables; those have their own optimizer.
     """
-    tables = {id(parameter) for parameter in model.embeddings.table_parameters()}
+    embeddings = model.embeddings
+    others = (*embeddings.table_parameters(), *embeddings.architecture_parameters())
+    tables = {id(parameter) for parameter in others}
     return {
         name: parameter
         for name, parameter in model.named_parameters()

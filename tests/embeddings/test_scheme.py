@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
-from recsys.embeddings.scheme import Decoder, Encoder, Part
+from recsys.embeddings.scheme import Decoder, Encoder, Part, Scheme
 from recsys.schema import TableSpec
 from recsys.types import Batch
 from tests.embeddings.conftest import spec
@@ -32,20 +32,22 @@ class QuotientRemainder(Encoder):
 
 
 class Add(Decoder):
-    def forward(self, probes: Sequence[Tensor]) -> Tensor:
+    def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
         return probes[0] + probes[1]
 
 
 class Multiply(Decoder):
     linear = False
 
-    def forward(self, probes: Sequence[Tensor]) -> Tensor:
+    def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
         return probes[0] * probes[1]
 
 
-class Compositional:
-    def __init__(self, decoder: type[Decoder]):
-        self.decoder = decoder
+class Compositional(Scheme):
+    decoder: type[Decoder]
+
+    def plan(self, tables: Sequence[TableSpec], budget: int | None) -> dict[str, Scheme]:
+        return {table.name: self for table in tables}
 
     def part(self, table: TableSpec) -> Part:
         rows = {"q": ROWS // BASE + 2, "r": BASE + 1}
@@ -59,7 +61,7 @@ class Compositional:
 def make(decoder: type[Decoder], pooling: str = "mean") -> EmbeddingCollection:
     tables = [spec("t", ROWS, 4, ("a", "b"), pooling), spec("plain", 7, 4, ("c",), "sum")]
     return EmbeddingCollection(
-        {"g": tables}, ("a", "b", "c"), schemes={"g.t": Compositional(decoder)}
+        {"g": tables}, ("a", "b", "c"), schemes={"g.t": Compositional(decoder=decoder)}
     )
 
 

@@ -18,11 +18,11 @@ class TestFullWithMeanPooling(TestFull):
     spec = SPEC.model_copy(update={"pooling": "mean"})
 
 
-class _Halved:
+class _Halved(Full):
     """A wrong scheme: pretends to hold all rows, but keeps half the width."""
 
     def part(self, table: TableSpec):
-        return Full().part(table.model_copy(update={"embedding_dim": table.embedding_dim // 2}))
+        return super().part(table.model_copy(update={"embedding_dim": table.embedding_dim // 2}))
 
 
 def test_a_wrong_scheme_is_caught():

@@ -1,0 +1,1 @@
+"""Schemes that hold embedding tables in fewer bytes, one file each."""
