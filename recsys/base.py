@@ -9,6 +9,7 @@ Stability: caller
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_config
 
 from recsys.embeddings.collection import EmbeddingCollection
+from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.ids import is_traced
 from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.layers.factored import Factored
@@ -46,7 +48,10 @@ class RecModel(nn.Module):
     """
 
     class Config(ModelConfig):
-        """Options of the model."""
+        """Options that all models share."""
+
+        compression: CompressionConfig | None = None
+        """How the embedding tables are held in fewer bytes; None holds them in full."""
 
     embeddings: EmbeddingCollection
     """The model's one collection of tables."""
@@ -80,6 +85,29 @@ class RecModel(nn.Module):
                 f"{name}: `schema` must be a recsys.schema.Schema, got {type(schema).__qualname__}."
             )
         self.config, self.schema = config, schema
+
+    def make_embeddings(
+        self, groups: Mapping[str, Sequence[TableSpec]], keys: Sequence[str]
+    ) -> EmbeddingCollection:
+        """The collection of the model's tables, compressed as the config says.
+
+        What was planned is kept in ``self.config``, so that it travels with the model.
+
+        Args:
+            groups: Tables of every group.
+            keys: Features of the batches.
+
+        Raises:
+            BudgetInfeasible: No plan fits the budget.
+            SchemaError: The compression names an unknown table.
+        """
+        compression = getattr(self.config, "compression", None)
+        if compression is None:
+            return EmbeddingCollection(groups, keys)
+        schemes = compression.resolve(groups)
+        planned = compression.model_copy(update={"planned": schemes})
+        self.config = self.config.model_copy(update={"compression": planned})
+        return EmbeddingCollection(groups, keys, schemes=schemes, dtype=compression.dtype)
 
     def reset_parameters(self, seed: int) -> None:
         """Draws all start values anew.
@@ -215,7 +243,7 @@ class CTRModel(RecModel):
             config.tables,
             Init(std=config.init_std),
         )
-        self.embeddings = EmbeddingCollection(specs, keys=schema.keys)
+        self.embeddings = self.make_embeddings(specs, schema.keys)
         self.num_tasks, self.embedding_dim = tasks, dim
         self.num_fields = self.dense_width = 0
         self.num_numeric = len(schema.numeric)

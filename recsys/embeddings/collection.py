@@ -361,8 +361,8 @@ class EmbeddingCollection(nn.Module):
         """
         if isinstance(self.store, PackedStore):
             raise ConfigError(
-                f"the tables are frozen in {self.dtype} and cannot be trained. Train the model they "
-                "were frozen from."
+                f"the tables are frozen in {self.dtype} and cannot be trained. Train the model "
+                "they were frozen from."
             )
         if not isinstance(self.store, LocalStore):
             raise ShardingError(

@@ -84,8 +84,11 @@ class Decoder(nn.Module):
         return None
 
     def architecture(self) -> list[nn.Parameter]:
-        """Parameters that choose the structure. They get a step of their own, on batches that
-        train nothing else, in phases that say ``trains_architecture``."""
+        """Parameters that choose the structure.
+
+        They get a step of their own, on batches that train nothing else, in phases that say
+        ``trains_architecture``.
+        """
         return []
 
     def table_tensors(self) -> list[Tensor]:
