@@ -1,0 +1,69 @@
+"""Every scheme on two gloo ranks equals one local process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from recsys.embeddings.compression.schemes import AnyScheme
+from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
+from recsys.embeddings.scheme import Scheme
+from tests.embeddings.compression import ranks
+
+SCHEMES: dict[str, dict[str, object]] = {
+    "hash": {"kind": "hash"},
+    "hash multiplexed": {"kind": "hash", "multiplex": True},
+}
+PLACEMENTS = (("row_wise", "rowwise_adagrad"), ("table_wise", "sgd"))
+CASES = {
+    f"{name}, {placement}": (scheme, placement, kind)
+    for name, scheme in SCHEMES.items()
+    for placement, kind in PLACEMENTS
+}
+NOT_HERE = {"full"}
+"""Kinds that are not trained on ranks by this file, each with its reason beside it."""
+ADAPTER: TypeAdapter[Scheme] = TypeAdapter(AnyScheme)
+pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One launch for all cases; importing torchrec takes longer than running them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "cases").write_text(json.dumps(CASES))
+    command = [sys.executable, "-m", "tests.embeddings.compression.ranks"]
+    root = Path(__file__).parents[3]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(folder)], cwd=root, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert all(process.returncode == 0 for process in processes), errors
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(results, case):
+    scheme, _, kind = CASES[case]
+    local = ranks.make(ADAPTER.validate_python(scheme))
+    start = {name: tensor.clone() for name, tensor in local.state_dict().items()}
+    config = EmbeddingOptimizerConfig(kind=kind, learning_rate=0.1)
+    expected = ranks.train(local, local.attach_optimizer(config), None)
+    assert any(not torch.equal(start[name], value) for name, value in expected.items())
+    for result in results:
+        assert list(result[case]) == list(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(result[case][name], value, atol=2e-6, rtol=1e-5)
+
+
+def test_every_scheme_is_here():
+    union = typing.get_args(typing.get_args(AnyScheme)[0])
+    kinds = {member.model_fields["kind"].default for member in union}
+    assert kinds == {str(scheme["kind"]) for scheme in SCHEMES.values()} | NOT_HERE
