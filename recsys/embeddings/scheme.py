@@ -196,6 +196,22 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid:
+    """The values that rows take which were trained in low precision: ``scale * code + bias``.
+
+    Frozen rows keep scale and bias in fp16: a scale that fp16 cannot hold moves the values with it.
+
+    Args:
+        scale: Distance of two values: one (), or one a row (R,).
+        bias: Value of code 0, likewise. None: ``-scale * 2 ** (bits - 1)``: values are the scale
+            times a signed integer.
+    """
+
+    scale: Tensor
+    bias: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Successor:
     """How a table goes on: in the next phase, or frozen.
 
@@ -204,12 +220,15 @@ class Successor:
         probes: Weights of the new part's probes; None takes start values.
         encoder: State of the new encoder; None leaves it as constructed.
         decoder: State of the new decoder; None leaves it as initialised.
+        grids: Of every probe that was trained on one; for freezing in int8, int4 and int2.
+            Without, every row gets a scale and bias of its own.
     """
 
     scheme: Scheme
     probes: tuple[Tensor, ...] | None = None
     encoder: Mapping[str, Tensor] | None = None
     decoder: Mapping[str, Tensor] | None = None
+    grids: tuple[Grid | None, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +252,8 @@ class Scheme(Frozen, abc.ABC):
 
     narrow: ClassVar[bool] = False
     """Whether it can hold tables of width 1 (first-order weights)."""
+    served_only: ClassVar[bool] = False
+    """Whether it is the frozen form of another scheme and cannot be trained."""
 
     @abc.abstractmethod
     def plan(self, tables: Sequence[TableSpec], budget: int | None) -> dict[str, Scheme]:

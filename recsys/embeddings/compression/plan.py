@@ -76,7 +76,8 @@ def compress(
     if ratio is None and bytes is not None:
         ratio = bytes / whole if whole else 1.0
     plan: dict[str, Scheme] = {}
-    for chosen, mine in _by_scheme(tables, scheme, overrides or {}):
+    narrow = Full() if ratio is None else Hash(multiplex=True)
+    for chosen, mine in _by_scheme(tables, scheme, overrides or {}, narrow):
         budget = None if ratio is None else int(ratio * full_bytes(mine))
         small = [table for table in mine if table.num_embeddings <= exact_rows]
         spent = full_bytes(small)
@@ -90,14 +91,14 @@ def compress(
 
 
 def _by_scheme(
-    tables: Sequence[TableSpec], scheme: Scheme, overrides: Mapping[str, Scheme]
+    tables: Sequence[TableSpec], scheme: Scheme, overrides: Mapping[str, Scheme], narrow: Scheme
 ) -> list[tuple[Scheme, list[TableSpec]]]:
-    """Tables that are planned together. Width 1 goes to a shared hash where a scheme cannot."""
+    """Tables that are planned together; those of width 1 apart where a scheme cannot hold them."""
     found: list[tuple[Scheme, list[TableSpec]]] = []
     for table in tables:
         chosen = overrides.get(table.name, scheme)
         if table.embedding_dim == 1 and not chosen.narrow:
-            chosen = Hash(multiplex=True)
+            chosen = narrow
         for other, mine in found:
             if other == chosen:
                 mine.append(table)
