@@ -1,4 +1,4 @@
-"""The command line: ``recsys train | evaluate | predict | export | fetch``.
+"""The command line: ``recsys train | evaluate | predict | compress | export | fetch``.
 
 Logging is set up here and nowhere else. Heavy imports happen inside the commands, so that
 ``recsys --help`` answers at once.
@@ -283,6 +283,75 @@ def _source(path: Path, columns: str | None, null_values: tuple[str, ...]) -> So
 
     names = tuple(name.strip() for name in columns.split(",")) if columns else None
     return source_of(path, columns=names, null_values=null_values or ("",))
+
+
+# ------------------------------------------------------------------------------------ compress
+
+
+@main.command(
+    epilog=_examples(r"""
+    recsys compress --config configs/ctr/dcn_v2.yaml --budget 0.1,0.01
+    recsys compress --config configs/ctr/dcn_v2.yaml --budget 0.1 \
+        --schemes "hash, unified, {kind: hash, multiplex: true}" --seeds 1,2,3
+    recsys compress --config configs/ctr/dcn_v2.yaml --dtypes fp32,int8,int4 --jobs 2
+""")
+)
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="Experiment (YAML).")
+@_SET
+@click.option(
+    "--budget",
+    default="0.5,0.25,0.1,0.01,0.001",
+    show_default=True,
+    metavar="R,R,...",
+    help="Shares of the full tables' bytes.",
+)
+@click.option(
+    "--schemes", default="all", show_default=True, help="`all`, or kinds and {kind: ...} by commas."
+)
+@click.option(
+    "--dtypes", default="fp32", show_default=True, help="How each trained model is frozen as well."
+)
+@click.option("--seeds", metavar="N,N,...", help="One training each; reports mean and sd.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Results; run again to go on. By default runs/compress-<name of the config file>.",
+)
+@_CACHE
+def compress(
+    config: Path,
+    overrides: tuple[str, ...],
+    budget: str,
+    schemes: str,
+    dtypes: str,
+    seeds: str | None,
+    jobs: int,
+    out: Path | None,
+    cache_dir: Path,
+) -> None:
+    """Says what is lost when the embedding tables must fit in so many bytes.
+
+    Trains every scheme at every budget it can reach, beside the full tables, and writes a table, a
+    plot of AUC against real bytes with the Pareto front, and a recommendation. Ctrl-C stops;
+    running it again goes on with what is missing.
+    """
+    from recsys.config import load
+    from recsys.tune.compression import CompareOptions, compare, parse_dtypes, parse_schemes
+    from recsys.tune.compression_report import report_text, write_report
+
+    settings = [*overrides, *([f"seeds=[{seeds}]"] if seeds else [])]
+    experiment = load(config, settings)
+    try:
+        budgets = tuple(float(part) for part in budget.split(","))
+    except ValueError:
+        raise ConfigError(f"--budget {budget}: expected numbers by commas, say 0.1,0.01.") from None
+    options = CompareOptions(budgets, parse_dtypes(dtypes), jobs, cache_dir, click.echo)
+    folder = out or Path("runs") / f"compress-{experiment.name or config.stem}"
+    comparison = compare(experiment, parse_schemes(schemes), folder, options)
+    files = write_report(comparison, budgets)
+    click.echo(report_text(comparison, budgets))
+    click.echo(f"saved: {', '.join(str(path) for path in files)}")
 
 
 # -------------------------------------------------------------------------------------- export

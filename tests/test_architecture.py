@@ -16,7 +16,7 @@ LAYERS = {
     "errors": 0, "types": 0, "schema": 0, "hashing": 0, "config_text": 0, "config_problems": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "base": 2,
-    "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3,
+    "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
     "models": 3, "datasets": 3,
     "cli": 4, "__main__": 4,
 }  # fmt: skip
@@ -31,6 +31,7 @@ SIDEWAYS = {
     "serving": {"config"},
     "evaluate": {"config", "serving"},
     "train": {"config", "serving", "evaluate"},
+    "tune": {"config", "serving", "evaluate", "train"},
     "testing": {"config", "serving", "evaluate", "train"},
     "__main__": {"cli"},
 }

@@ -7,9 +7,10 @@ Stability: internal
 
 from __future__ import annotations
 
+import colorsys
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,32 @@ def draw_all(
             figure.savefig(folder / name)
             paths.append(folder / name)
     return paths
+
+
+def draw(path: Path, painter: Callable[[Any], None], size: tuple[float, float]) -> None:
+    """Draws one picture in the house's style.
+
+    Args:
+        path: PNG to write.
+        painter: Draws on an empty figure.
+        size: Width and height in inches.
+    """
+    matplotlib = importlib.import_module("matplotlib")
+    figures = importlib.import_module("matplotlib.figure")
+    with matplotlib.rc_context(_STYLE):
+        figure = figures.Figure(figsize=size, layout="constrained")
+        painter(figure)
+        figure.savefig(path)
+
+
+def color(number: int) -> tuple[float, float, float]:
+    """The colour of one of many lines; neighbours differ.
+
+    Args:
+        number: From 0.
+    """
+    hue = number * 0.618034 % 1.0
+    return colorsys.hsv_to_rgb(hue, 0.72, (0.72, 0.55, 0.85)[number % 3])
 
 
 def _learning_curve(figure: Any, lines: Sequence[Mapping[str, Any]]) -> None:

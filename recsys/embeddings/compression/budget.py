@@ -27,7 +27,8 @@ def planned_bytes(tables: Sequence[TableSpec], schemes: Mapping[str, Scheme]) ->
     """
     if not tables:
         return 0
-    keys = tuple(dict.fromkeys(key for table in tables for key in table.feature_names))
+    keys = tuple(table.name for table in tables)
+    tables = [table.model_copy(update={"feature_names": (table.name,)}) for table in tables]
     frozen = {f"{_GROUP}.{name}": scheme.frozen_scheme() for name, scheme in schemes.items()}
     collection = EmbeddingCollection({_GROUP: tuple(tables)}, keys, "meta", frozen, "fp32")
     return collection.bytes("infer").total

@@ -1,0 +1,1 @@
+"""Searches over experiments: compression under budgets, and more to come."""

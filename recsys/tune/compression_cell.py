@@ -1,0 +1,244 @@
+"""One cell of a comparison: one scheme at one budget, all seeds, every dtype.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys.base import CTRModel
+from recsys.config import Experiment
+from recsys.data.loader import BatchLoader, LoaderConfig
+from recsys.data.prepared import Prepared
+from recsys.embeddings.compression.budget import full_bytes
+from recsys.embeddings.compression.plan import CompressionConfig
+from recsys.embeddings.scheme import Dtype
+from recsys.errors import ConfigError, TrainingError
+from recsys.evaluate.evaluation import EvaluationOptions, evaluate
+from recsys.serving.artefact import load_artefact
+from recsys.serving.freeze import freeze_model
+from recsys.train.folder import write_json
+from recsys.train.run import RunOptions, RunResult, run
+
+_LOOKUPS = 20  # repetitions of the lookup that is timed
+_LOOKUP_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What to train.
+
+    Args:
+        label: Of the scheme.
+        budget: Share of the full size; None for the scheme's own size.
+        compression: For the model's config.
+    """
+
+    label: str
+    budget: float | None
+    compression: CompressionConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CellResult:
+    """What a cell gave.
+
+    Args:
+        label: Of the scheme.
+        budget: Asked for, None for the scheme's own size.
+        full_bytes: Of the uncompressed fp32 tables.
+        parameters: Numbers in tables, as papers count: no indices, no decoders.
+        infer_bytes: Of the frozen tables with indices and decoders, by dtype.
+        train_bytes: While training, optimizer states included.
+        metrics: By dtype, split and metric one value a seed.
+        refused: Why a dtype makes no sense here.
+        rows_per_second: Training speed, mean of the seeds.
+        train_seconds: Wall time of training, mean of the seeds.
+        lookups_per_second: Rows looked up in all frozen tables a second, by dtype.
+    """
+
+    label: str
+    budget: float | None
+    full_bytes: int
+    parameters: int
+    infer_bytes: dict[str, int]
+    train_bytes: int
+    metrics: dict[str, dict[str, dict[str, list[float]]]]
+    refused: dict[str, str]
+    rows_per_second: float
+    train_seconds: float
+    lookups_per_second: dict[str, float]
+
+    def real_bytes(self, dtype: str) -> int:
+        """Bytes of the frozen tables; of fp32 where the dtype was refused."""
+        return self.infer_bytes.get(dtype, self.infer_bytes["fp32"])
+
+    def ratio(self, dtype: str = "fp32") -> float:
+        """Real bytes as a share of the full fp32 tables."""
+        return self.real_bytes(dtype) / self.full_bytes
+
+    @property
+    def paper_ratio(self) -> float:
+        """Numbers in tables as a share of the full tables' numbers, as papers report it."""
+        return 4 * self.parameters / self.full_bytes
+
+    def spread(self, dtype: str, split: str, metric: str) -> tuple[float, float]:
+        """Mean and standard deviation (n - 1) over seeds."""
+        values = self.metrics[dtype][split][metric]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+    def line(self) -> str:
+        """One line for the progress."""
+        split = "test" if "test" in self.metrics["fp32"] else "valid"
+        mean, sd = self.spread("fp32", split, "auc")
+        return (
+            f"{self.ratio():.4f} of the bytes, {split} AUC {mean:.5f} +- {sd:.5f}, "
+            f"{self.rows_per_second:,.0f} rows/s"
+        )
+
+    @classmethod
+    def load(cls, folder: Path, dtypes: Sequence[str]) -> CellResult | None:
+        """What is in a cell's folder; None where it is not done in all these dtypes.
+
+        Args:
+            folder: Of the cell.
+            dtypes: Asked for now.
+        """
+        path = folder / "cell.json"
+        if not path.is_file():
+            return None
+        found = cls(**json.loads(path.read_text()))
+        return found if set(dtypes) <= {*found.metrics, *found.refused} else None
+
+
+def train_cell(
+    experiment: Experiment,
+    cell: Cell,
+    folder: Path,
+    cache_dir: Path,
+    dtypes: Sequence[Dtype],
+    threads: int,
+) -> CellResult:
+    """Trains all seeds of a cell and judges every dtype. Goes on where it was stopped.
+
+    Args:
+        experiment: With the cell's compression.
+        cell: What it is.
+        folder: Of the cell.
+        cache_dir: Where data is fetched to and prepared.
+        dtypes: How trained models are frozen.
+        threads: Of torch.
+
+    Raises:
+        TrainingError: It was interrupted.
+        RecsysError: Training failed.
+    """
+    torch.set_num_threads(threads)
+    train = experiment.train.model_copy(update={"num_threads": threads, "bootstrap_samples": 0})
+    experiment = experiment.model_copy(update={"train": train})
+    again = (folder / "config.json").exists()
+    result = run(experiment, folder, RunOptions(cache_dir, resume=again, show="none"))
+    if result.interrupted:
+        raise TrainingError(f"{folder} was interrupted; run the comparison again to go on.")
+    judged = [
+        _judge(seed.directory, result.prepared, experiment, ("fp32", *dtypes))
+        for seed in result.seeds
+    ]
+    found = _summary(cell, result, judged)
+    write_json(folder / "cell.json", dataclasses.asdict(found))
+    return found
+
+
+def _summary(cell: Cell, result: RunResult, judged: Sequence[dict[str, Any]]) -> CellResult:
+    """All seeds of a cell as one result."""
+    first = judged[0]
+    metrics = {
+        dtype: {
+            split: {
+                name: [one["metrics"][dtype][split][name] for one in judged]
+                for name in first["metrics"][dtype][split]
+            }
+            for split in first["metrics"][dtype]
+        }
+        for dtype in first["metrics"]
+    }
+    return CellResult(
+        label=cell.label,
+        budget=cell.budget,
+        full_bytes=first["full_bytes"],
+        parameters=first["parameters"],
+        infer_bytes={
+            dtype: round(statistics.fmean(one["infer_bytes"][dtype] for one in judged))
+            for dtype in first["infer_bytes"]
+        },
+        train_bytes=result.seeds[0].table_bytes["total"],
+        metrics=metrics,
+        refused=first["refused"],
+        rows_per_second=result.rows_per_second,
+        train_seconds=statistics.fmean(seed.fit.seconds for seed in result.seeds),
+        lookups_per_second={
+            dtype: statistics.median(one["lookups"][dtype] for one in judged)
+            for dtype in first["lookups"]
+        },
+    )
+
+
+def _judge(
+    folder: Path, prepared: Prepared, experiment: Experiment, dtypes: Sequence[Dtype]
+) -> dict[str, Any]:
+    """One trained model, frozen in every dtype that makes sense."""
+    artefact = load_artefact(folder)
+    model = artefact.model
+    assert isinstance(model, CTRModel)
+    found: dict[str, Any] = {
+        "metrics": {}, "infer_bytes": {}, "lookups": {}, "refused": {},
+        "full_bytes": sum(full_bytes(tables) for tables in model.embeddings.groups.values()),
+    }  # fmt: skip
+    loader = BatchLoader(prepared, "valid", LoaderConfig(batch_size=_LOOKUP_ROWS))
+    batch = next(iter(loader))
+    for dtype in dict.fromkeys(dtypes):
+        try:
+            frozen = freeze_model(model, dtype)
+        except ConfigError as error:
+            found["refused"][dtype] = str(error)
+            continue
+        assert isinstance(frozen, CTRModel)
+        held = frozen.embeddings.bytes("infer")
+        found["infer_bytes"][dtype] = held.total
+        if dtype == "fp32":
+            found["parameters"] = held.tables // 4
+        found["metrics"][dtype] = {
+            split: _metrics(frozen, prepared, split, experiment)
+            for split in ("valid", "test")
+            if split in prepared.split_rows
+        }
+        found["lookups"][dtype] = _lookup_speed(frozen, batch)
+    return found
+
+
+def _metrics(
+    model: CTRModel, prepared: Prepared, split: str, experiment: Experiment
+) -> dict[str, float]:
+    config = LoaderConfig(batch_size=experiment.train.eval_batch_size)
+    options = EvaluationOptions(slice_by=(), bootstrap_samples=0)
+    loader = BatchLoader(prepared, split, config)
+    return evaluate(model, loader, prepared.encoder, split, options).metrics
+
+
+def _lookup_speed(model: CTRModel, batch: Any) -> float:
+    """Rows of a batch looked up a second, all features of a row together."""
+    with torch.inference_mode():
+        model.embeddings(batch)
+        start = time.perf_counter()
+        for _ in range(_LOOKUPS):
+            model.embeddings(batch)
+        return _LOOKUPS * batch.batch_size / (time.perf_counter() - start)
