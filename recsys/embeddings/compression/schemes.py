@@ -9,13 +9,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from recsys.embeddings.compression.adapt_emb import AdaptEmb
+from recsys.embeddings.compression.deep_light import DeepLight
 from recsys.embeddings.compression.hash import Hash
 from recsys.embeddings.compression.mixed_dimension import MixedDimension
+from recsys.embeddings.compression.pruned import Pruned
 from recsys.embeddings.compression.tt_rec import TTRec
+from recsys.embeddings.compression.unified import UnifiedEmbedding
 from recsys.embeddings.scheme import Full
 
 AnyScheme = Annotated[
-    Full | Hash | MixedDimension | TTRec,
+    Full | DeepLight | Pruned | AdaptEmb | Hash | MixedDimension | TTRec | UnifiedEmbedding,
     Field(discriminator="kind"),
 ]
 """A scheme as configuration: ``{kind: hash, num_buckets: 1000}``."""
