@@ -1,4 +1,4 @@
-/* Lookup and exact sparse update of embedding tables on the CPU, float32.
+/* Lookup of embedding tables on the CPU, and exact sparse update of float32 ones.
  *
  * Plain C11 without Python.h; recsys/embeddings/kernels.py calls it through ctypes, which lets
  * other threads run meanwhile. One call works on its own lookups or tables only, so callers may
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 1
+#define ABI 2
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 /* One wheel, fast everywhere: the loader picks the variant of this processor. Results are equal,
@@ -30,16 +30,19 @@
 #endif
 
 enum { PAD = 0, AHEAD = 16, BLOCK = 128, LANES = 8, LINE = 16 /* floats in a cache line */ };
+enum { LINE_BYTES = 64, CHUNK = 64 /* columns decoded at once */, HEADER = 4 };
+enum { FP32, FP16, INT8, INT4, INT2 }; /* how rows are stored, see row_format.py */
 enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM };
 
 typedef struct {
-    const float *weight; /* first row of the table */
-    float *out;          /* first row of the group's output, at this lookup's column */
-    int64_t stride;      /* floats from one output row to the next */
-    int64_t start, end;  /* range in values */
-    const int32_t *lengths;
+    const uint8_t *weight;  /* first row of the table */
+    float *out;             /* first row of the group's output, at this lookup's column */
+    int64_t stride;         /* floats from one output row to the next */
+    int64_t start, end;     /* range in values */
+    const int32_t *lengths; /* null: all 1 */
     int64_t dim;
     int64_t mean;
+    int64_t kind; /* FP32 ... */
 } lookup_t;
 
 typedef struct {
@@ -87,38 +90,136 @@ INLINE void prefetch_row(const float *row, int64_t dim) {
     for (int64_t d = 0; d < dim; d += LINE) PREFETCH_READ(row + d);
 }
 
+INLINE float half_to_float(uint16_t half) {
+    uint32_t magnitude = half & 0x7fff, sign = (uint32_t)(half & 0x8000) << 16, bits;
+    const uint32_t shifted = magnitude << 13, base = 113u << 23; /* base: 2^-14 */
+    uint32_t small = shifted + base;
+    float value, least;
+    memcpy(&value, &small, sizeof value), memcpy(&least, &base, sizeof least);
+    value -= least; /* of fp16 subnormals, without float32 subnormals */
+    memcpy(&small, &value, sizeof small);
+    bits = (magnitude < 0x400 ? small : shifted + (112u << 23)) | sign;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE int64_t row_size(const int64_t dim, const int kind) {
+    return kind == FP32   ? 4 * dim
+           : kind == FP16 ? 2 * dim
+           : kind == INT8 ? HEADER + dim
+           : kind == INT4 ? HEADER + dim / 2
+                          : HEADER + dim / 4;
+}
+
+/* Columns [from, from + n) of a row; from is a multiple of CHUNK, n at most that. */
+INLINE void decode(const uint8_t *row, int64_t from, const int64_t n, float *restrict out,
+                   const int kind) {
+    if (kind == FP16) {
+        uint16_t halves[CHUNK];
+        memcpy(halves, row + 2 * from, 2 * (size_t)n);
+        for (int64_t d = 0; d < n; ++d) out[d] = half_to_float(halves[d]);
+        return;
+    }
+    uint16_t header[2];
+    memcpy(header, row, sizeof header);
+    const float scale = half_to_float(header[0]), bias = half_to_float(header[1]);
+    const uint8_t *in = row + HEADER;
+    if (kind == INT8) {
+        for (int64_t d = 0; d < n; ++d) out[d] = scale * (float)in[from + d] + bias;
+        return;
+    }
+    uint8_t codes[CHUNK];
+    if (kind == INT4)
+        for (int64_t i = 0; i < n / 2; ++i) {
+            uint8_t byte = in[from / 2 + i];
+            codes[2 * i] = byte & 15, codes[2 * i + 1] = byte >> 4;
+        }
+    else
+        for (int64_t i = 0; i < n / 4; ++i) {
+            uint8_t byte = in[from / 4 + i];
+            codes[4 * i] = byte & 3, codes[4 * i + 1] = (byte >> 2) & 3;
+            codes[4 * i + 2] = (byte >> 4) & 3, codes[4 * i + 3] = byte >> 6;
+        }
+    for (int64_t d = 0; d < n; ++d) out[d] = scale * (float)codes[d] + bias;
+}
+
+INLINE void put_row(const uint8_t *row, float *out, const int64_t dim, const int kind) {
+    if (kind == FP32)
+        memcpy(out, row, 4 * (size_t)dim);
+    else
+        for (int64_t from = 0; from < dim; from += CHUNK)
+            decode(row, from, dim - from < CHUNK ? dim - from : CHUNK, out + from, kind);
+}
+
+INLINE void add_row(const uint8_t *row, float weight, float *out, const int64_t dim,
+                    const int kind) {
+    if (kind == FP32) {
+        const float *in = (const float *)row;
+        for (int64_t d = 0; d < dim; ++d) out[d] += weight * in[d];
+        return;
+    }
+    float values[CHUNK];
+    for (int64_t from = 0; from < dim; from += CHUNK) {
+        const int64_t n = dim - from < CHUNK ? dim - from : CHUNK;
+        decode(row, from, n, values, kind);
+        for (int64_t d = 0; d < n; ++d) out[from + d] += weight * values[d];
+    }
+}
+
+INLINE void prefetch_bytes(const uint8_t *row, const int64_t size) {
+    for (int64_t i = 0; i < size; i += LINE_BYTES) PREFETCH_READ(row + i);
+    if (size % LINE_BYTES) PREFETCH_READ(row + size - 1); /* rows may lie across lines */
+}
+
 INLINE int64_t pool_rows(const lookup_t *look, const int32_t *values, const float *weights,
-                         int64_t position, int64_t first, int64_t last, const int64_t dim) {
-    const float *table = look->weight;
+                         int64_t position, int64_t first, int64_t last, const int64_t dim,
+                         const int kind) {
+    const uint8_t *table = look->weight;
+    const int64_t size = row_size(dim, kind);
     for (int64_t b = first; b < last; ++b) {
         float *out = look->out + b * look->stride;
-        int64_t length = look->lengths[b];
+        int64_t length = look->lengths ? look->lengths[b] : 1;
         if (length < 0 || length > look->end - position) return -1; /* lengths and counts differ */
         if (length == 1 && !weights) {
             if (position + AHEAD < look->end)
-                prefetch_row(table + values[position + AHEAD] * dim, dim);
+                prefetch_bytes(table + values[position + AHEAD] * size, size);
             int64_t row = values[position++];
-            const float *in = table + row * dim;
             if (row == PAD)
                 for (int64_t d = 0; d < dim; ++d) out[d] = 0;
             else
-                for (int64_t d = 0; d < dim; ++d) out[d] = in[d];
+                put_row(table + row * size, out, dim, kind);
             continue;
         }
         for (int64_t d = 0; d < dim; ++d) out[d] = 0;
         for (int64_t stop = position + length; position < stop; ++position) {
             if (position + AHEAD < look->end)
-                prefetch_row(table + values[position + AHEAD] * dim, dim);
+                prefetch_bytes(table + values[position + AHEAD] * size, size);
             int64_t row = values[position];
             if (row == PAD) continue;
-            const float *in = table + row * dim;
-            float weight = weights ? weights[position] : 1.0f;
-            for (int64_t d = 0; d < dim; ++d) out[d] += weight * in[d];
+            add_row(table + row * size, weights ? weights[position] : 1.0f, out, dim, kind);
         }
         if (look->mean && length > 1)
             for (int64_t d = 0; d < dim; ++d) out[d] /= (float)length;
     }
     return position;
+}
+
+INLINE int64_t pool_any_dim(const lookup_t *look, const int32_t *values, const float *weights,
+                            int64_t position, int64_t first, int64_t last, const int kind) {
+    switch (look->dim) {
+#define CASE(D)                                                                                 \
+    case D:                                                                                     \
+        return pool_rows(look, values, weights, position, first, last, D, kind)
+        CASE(1);
+        CASE(4);
+        CASE(8);
+        CASE(16);
+        CASE(32);
+        CASE(64);
+#undef CASE
+    default:
+        return pool_rows(look, values, weights, position, first, last, look->dim, kind);
+    }
 }
 
 /* Pooled lookup. `positions` is scratch, one a lookup. Returns -1, or the first lookup whose lengths
@@ -131,21 +232,19 @@ CLONES int64_t recsys_pooled(const lookup_t *lookups, int64_t count, const int32
         int64_t last = first + BLOCK < batch ? first + BLOCK : batch;
         for (int64_t i = 0; i < count; ++i) {
             const lookup_t *look = lookups + i;
-#define CASE(D)                                                                                 \
-    case D:                                                                                     \
-        positions[i] = pool_rows(look, values, weights, positions[i], first, last, D);          \
+            switch (look->kind) {
+#define CASE(KIND)                                                                              \
+    case KIND:                                                                                  \
+        positions[i] = pool_any_dim(look, values, weights, positions[i], first, last, KIND);    \
         break
-            switch (look->dim) {
-                CASE(1);
-                CASE(4);
-                CASE(8);
-                CASE(16);
-                CASE(32);
-                CASE(64);
+                CASE(FP32);
+                CASE(FP16);
+                CASE(INT8);
+                CASE(INT4);
             default:
-                positions[i] = pool_rows(look, values, weights, positions[i], first, last, look->dim);
-            }
+                CASE(INT2);
 #undef CASE
+            }
             if (positions[i] < 0) return i;
         }
     }

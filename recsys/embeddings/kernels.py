@@ -25,17 +25,22 @@ from recsys.embeddings.ids import Ids
 from recsys.errors import SchemaError
 
 if TYPE_CHECKING:
+    from recsys.embeddings.packed_store import PackedStore
     from recsys.embeddings.sparse import RowGradients
     from recsys.embeddings.store import LocalStore
 
 logger = logging.getLogger(__name__)
 
-_ABI = 1
+_ABI = 2
+STORED = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3, "int2": 4}
 KINDS = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "adam": 3}
 
 # The structs of kernels.c. Pointers are 64-bit integers.
 _LOOKUP = np.dtype(
-    [(n, np.int64) for n in ("weight", "out", "stride", "start", "end", "lengths", "dim", "mean")]
+    [
+        (n, np.int64)
+        for n in ("weight", "out", "stride", "start", "end", "lengths", "dim", "mean", "kind")
+    ]
 )
 _SEGMENT = np.dtype(
     [(n, np.int64) for n in ("values", "lengths", "weights", "grad", "stride", "batch", "mean")]
@@ -91,7 +96,7 @@ def _pointer(tensor: Tensor | NDArray[Any] | None) -> ctypes.c_void_p:
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _threads(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="recsys-tables")
 
 
@@ -114,7 +119,7 @@ def _shares(costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _run(calls: Sequence[functools.partial[Any]]) -> list[Any]:
     if len(calls) == 1:
         return [calls[0]()]
-    return [future.result() for future in [_pool(len(calls)).submit(call) for call in calls]]
+    return [future.result() for future in [_threads(len(calls)).submit(call) for call in calls]]
 
 
 def plain_ids(ids: Ids) -> Ids:
@@ -151,13 +156,24 @@ class Layout:
 
     Args:
         store: Whose tables.
+        flat_of: Which of the store's flat tensors holds each table.
+        row_bytes: Of each table.
+        stored: Number of each table's dtype, see `STORED`.
     """
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(
+        self,
+        store: LocalStore | PackedStore,
+        flat_of: Sequence[int],
+        row_bytes: Sequence[int],
+        stored: Sequence[int],
+    ) -> None:
         specs = [table.spec for table in store.tables]
         self.rows = np.array([spec.num_embeddings for spec in specs], dtype=np.int64)
         self.dims = np.array([spec.embedding_dim for spec in specs], dtype=np.int64)
-        self.flat_of = np.array([store.dims.index(spec.embedding_dim) for spec in specs])
+        self.flat_of = np.array(flat_of, dtype=np.int64)
+        self.row_bytes = np.array(row_bytes, dtype=np.int64)
+        self.stored = np.array(stored, dtype=np.int64)
         self.first_row = np.array(store.first_row, dtype=np.int64)
         self.widths = dict.fromkeys(store.by_group, 0)
         columns = []
@@ -172,35 +188,45 @@ class Layout:
         self.column = np.array(columns, dtype=np.int64)
         self.group = np.array([names.index(lookup.group) for lookup in lookups], dtype=np.int64)
 
-    def weights(self, store: LocalStore) -> NDArray[np.int64]:
+    def weights(self, flats: Sequence[Tensor]) -> NDArray[np.int64]:
         """Address of every table's first row, now."""
-        flats = np.array([store.flat(dim).data_ptr() for dim in store.dims], dtype=np.int64)
-        return flats[self.flat_of] + 4 * self.first_row * self.dims
+        bases = np.array([flat.data_ptr() for flat in flats], dtype=np.int64)
+        return bases[self.flat_of] + self.row_bytes * self.first_row
+
+
+def layout_of(store: LocalStore) -> Layout:
+    """Of a store with one flat float32 tensor a width."""
+    dims = [table.spec.embedding_dim for table in store.tables]
+    return Layout(
+        store, [store.dims.index(dim) for dim in dims], [4 * dim for dim in dims], [0] * len(dims)
+    )
 
 
 def _ends(ids: Ids) -> NDArray[np.int64]:
     return np.cumsum(np.array(ids.counts, dtype=np.int64))
 
 
-def pooled(store: LocalStore, layout: Layout, ids: Ids) -> dict[str, Tensor]:
+def pooled(
+    store: LocalStore | PackedStore, flats: Sequence[Tensor], layout: Layout, ids: Ids
+) -> dict[str, Tensor]:
     """Pooled lookup of all groups.
 
     Args:
-        store: CPU float32 tables.
+        store: On the CPU.
+        flats: Its flat tensors.
         layout: Of that store.
         ids: From `plain_ids`, checked.
 
     Raises:
         SchemaError: Lengths and counts contradict each other.
     """
-    found, size = library(), ids.batch_size
-    assert found is not None
+    size = ids.batch_size
     outputs = {group: torch.empty(size, width) for group, width in layout.widths.items()}
     bases = np.array([out.data_ptr() for out in outputs.values()], dtype=np.int64)
     ends = _ends(ids)
     counts = np.array(ids.counts, dtype=np.int64)
     lookups = np.zeros(len(store.lookups), dtype=_LOOKUP)
-    lookups["weight"] = layout.weights(store)[layout.table]
+    lookups["weight"] = layout.weights(flats)[layout.table]
     lookups["out"] = bases[layout.group] + 4 * layout.column
     lookups["stride"] = np.array(list(layout.widths.values()), dtype=np.int64)[layout.group]
     lookups["end"] = ends[layout.slot]
@@ -208,28 +234,60 @@ def pooled(store: LocalStore, layout: Layout, ids: Ids) -> dict[str, Tensor]:
     lookups["lengths"] = ids.lengths.data_ptr() + 4 * size * layout.slot
     lookups["dim"] = layout.dims[layout.table]
     lookups["mean"] = layout.mean
+    lookups["kind"] = layout.stored[layout.table]
     shares = [lookups[share] for share in _shares(counts[layout.slot] * lookups["dim"])]
-    scratch = [np.empty(len(share), dtype=np.int64) for share in shares]
-    failed = _run(
-        [
-            functools.partial(
-                found.recsys_pooled,
-                _pointer(share),
-                ctypes.c_int64(len(share)),
-                _pointer(ids.values),
-                _pointer(ids.weights),
-                ctypes.c_int64(size),
-                _pointer(positions),
-            )
-            for share, positions in zip(shares, scratch)
-        ]
-    )
-    if max(failed) >= 0:
+    calls = [functools.partial(_pool, share, ids.values, ids.weights, size) for share in shares]
+    if max(_run(calls)) >= 0:
         raise SchemaError(
             "the batch contradicts itself: its `lengths` do not add up to `value_counts`. "
             "Make batches with BatchLoader or FeatureEncoder.batch."
         )
     return outputs
+
+
+def _pool(lookups: NDArray[Any], values: Tensor, weights: Tensor | None, batch: int) -> int:
+    """Some lookups on this thread."""
+    found = library()
+    assert found is not None
+    positions = np.empty(len(lookups), dtype=np.int64)
+    return found.recsys_pooled(
+        _pointer(lookups),
+        ctypes.c_int64(len(lookups)),
+        _pointer(values),
+        _pointer(weights),
+        ctypes.c_int64(batch),
+        _pointer(positions),
+    )
+
+
+def unpooled(flats: Sequence[Tensor], layout: Layout, table: int, values: Tensor) -> Tensor:
+    """Rows of one table, one an index.
+
+    Args:
+        flats: The store's flat tensors, on the CPU.
+        layout: Of that store.
+        table: Position in the store's tables.
+        values: Checked indices (L,).
+
+    Returns:
+        (L, D) float32; zeros for PAD.
+    """
+    values, dim = values.to(torch.int32).contiguous(), int(layout.dims[table])
+    out = torch.empty(values.shape[0], dim)
+    total = values.shape[0]
+    threads = torch.get_num_threads() if total * dim >= 1 << 18 else 1
+    calls = []
+    for part in range(threads):
+        start, end = total * part // threads, total * (part + 1) // threads
+        lookup = np.zeros(1, dtype=_LOOKUP)
+        lookup["weight"] = layout.weights(flats)[table]
+        lookup["out"] = out.data_ptr() + 4 * dim * start
+        lookup["stride"] = lookup["dim"] = dim
+        lookup["start"], lookup["end"] = start, end
+        lookup["kind"] = layout.stored[table]
+        calls.append(functools.partial(_pool, lookup, values, None, end - start))
+    _run(calls)
+    return out
 
 
 class Updater:
@@ -241,7 +299,7 @@ class Updater:
     """
 
     def __init__(self, store: LocalStore, states: dict[int, list[Tensor]]) -> None:
-        self._store, self._states, self._layout = store, states, Layout(store)
+        self._store, self._states, self._layout = store, states, layout_of(store)
         self._workspaces: dict[int, Tensor] = {}
 
     def _segments(
@@ -269,7 +327,8 @@ class Updater:
         layout, store = self._layout, self._store
         used, first, number = np.unique(order, return_index=True, return_counts=True)
         tables = np.zeros(len(used), dtype=_TABLE)
-        tables["weight"] = layout.weights(store)[used]
+        flats = [store.flat(dim) for dim in store.dims]
+        tables["weight"] = layout.weights(flats)[used]
         tables["rows"], tables["dim"] = layout.rows[used], layout.dims[used]
         tables["count"] = np.add.reduceat(counts, first)
         tables["first"], tables["segments"] = first, number

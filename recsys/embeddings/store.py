@@ -143,7 +143,7 @@ class LocalStore(nn.Module):
         for lookup in self.lookups:
             self.by_group[lookup.group] = (*self.by_group.get(lookup.group, ()), lookup)
 
-        self.layout = kernels.Layout(self)
+        self.layout = kernels.layout_of(self)
         self.is_sparse = False
         self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call sparse backward
         self.pending: list[sparse.RowGradients] = []
@@ -245,9 +245,10 @@ class LocalStore(nn.Module):
 
     def pooled_now(self, ids: Ids) -> dict[str, Tensor]:
         """Looks everything up, without recording, with what is fastest here."""
-        if kernels.fit(*(self.flat(dim) for dim in self.dims)) and not ids.values.is_cuda:
+        flats = [self.flat(dim) for dim in self.dims]
+        if kernels.fit(*flats) and not ids.values.is_cuda:
             with torch.no_grad():
-                return kernels.pooled(self, self.layout, kernels.plain_ids(ids))
+                return kernels.pooled(self, flats, self.layout, kernels.plain_ids(ids))
         return {group: self.plain_group(ids, group) for group in self.by_group}
 
     def plain_group(self, ids: Ids, group: str) -> Tensor:
