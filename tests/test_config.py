@@ -431,4 +431,5 @@ def test_every_shipped_config_loads_and_survives(path: Path, tmp_path: Path) -> 
     experiment = load(path)
     experiment.save(tmp_path / "again.json")
     assert load(tmp_path / "again.json") == experiment
-    assert experiment.model.class_path.split(".")[-2] == path.stem
+    if path.parent.name != "sweeps":
+        assert experiment.model.class_path.split(".")[-2] == path.stem
