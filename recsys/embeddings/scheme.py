@@ -79,6 +79,22 @@ class Decoder(nn.Module):
         """
         return probes[0]
 
+    watches: bool = False
+    """Whether `watch` is called before every forward that records gradients."""
+
+    def watch(self, indices: Tensor, lengths: Tensor | None, weights: Tensor | None) -> None:
+        """Tells which indices the next forward is about, for adapters that score ids.
+
+        Args:
+            indices: Logical ones.
+            lengths: Of the bags whose pooled vectors come; None where one comes for each index.
+            weights: Of the indices; None means all 1.
+
+        Shape:
+            - indices, weights: (L,)
+            - lengths: (B,)
+        """
+
     def aux_loss(self) -> Tensor | None:
         """What is added to the loss of the batch just seen; None for nothing."""
         return None
@@ -168,6 +184,8 @@ class Phase:
         architecture_every: See there.
         architecture_learning_rate: Of plain SGD on the architecture.
         epochs: Share of ``train.num_epochs`` (rounded up to whole epochs).
+        keeps: Which weights it ends with: those of the ``best`` validation, or the ``last`` ones.
+            ``last`` is for phases that make the model worse on purpose, step by step.
     """
 
     name: str
@@ -176,6 +194,7 @@ class Phase:
     architecture_every: int = 5
     architecture_learning_rate: float = 1e-3
     epochs: float = 1.0
+    keeps: Literal["best", "last"] = "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,6 +326,14 @@ class Scheme(Frozen, abc.ABC):
         Raises:
             ConfigError: With the reason.
         """
+
+    def stored(self, dtype: Dtype) -> Scheme:
+        """The scheme as a frozen collection of a dtype holds it: for rows that decoders hold.
+
+        Args:
+            dtype: Of the collection. Probes have it already.
+        """
+        return self
 
     def phases(self) -> tuple[Phase, ...]:
         """What to train, in order."""
