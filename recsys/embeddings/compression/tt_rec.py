@@ -133,8 +133,9 @@ class TensorTrain(Decoder):
 class TTRec(Scheme):
     """A table as a tensor train: row x is ``G1[i1] G2[i2] G3[i3]``, cores with inner width R.
 
-    Its entry (j1, j2, j3) is ``sum_r,s G1[i1, j1, r] G2[i2, r, j2, s] G3[i3, s, j3]``, with ``n - 1 <= n1 n2 n3``, ``D = d1 d2 d3`` and ``x - 1 = (i1 n2 + i2) n3 + i3``. The cores are dense
-    parameters: every rank holds all of them, and the dense optimizer trains them.
+    Its entry (j1, j2, j3) is ``sum_r,s G1[i1, j1, r] G2[i2, r, j2, s] G3[i3, s, j3]``, with
+    ``n - 1 <= n1 n2 n3``, ``D = d1 d2 d3`` and ``x - 1 = (i1 n2 + i2) n3 + i3``. The cores are
+    dense parameters: every rank holds all of them, and the dense optimizer trains them.
 
     Memory: ``4 R (n1 d1 + n2 d2 R + n3 d3)`` bytes a table. The floor is R = 1. Work: about
     ``R^2 d1 d2`` multiplications for each distinct (i1, i2) of a batch and ``R D`` an index.
