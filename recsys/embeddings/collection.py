@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.embeddings.bounds import check_range
+from recsys.embeddings.combined_optimizer import combine
 from recsys.embeddings.ids import Ids, ids_of, join, pool
 from recsys.embeddings.memory import TableBytes, tensor_bytes
 from recsys.embeddings.optimizer import (
@@ -23,6 +24,7 @@ from recsys.embeddings.optimizer import (
     EmbeddingOptimizerConfig,
 )
 from recsys.embeddings.packed_store import PackedStore
+from recsys.embeddings.row_format import stored_dtype
 from recsys.embeddings.rows import PartRows
 from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
 from recsys.embeddings.sparse_optimizer import SparseOptimizer
@@ -101,7 +103,8 @@ class EmbeddingCollection(nn.Module):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__()
-        self.keys, self.dtype = tuple(keys), dtype
+        self.keys = tuple(keys)
+        self.dtype: Dtype | None = dtype
         self.groups = {group: tuple(specs) for group, specs in groups.items()}
         _check_groups(self.groups, self.keys)
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
@@ -125,7 +128,8 @@ class EmbeddingCollection(nn.Module):
         for group, specs in self.groups.items():
             for spec in specs:
                 name = f"{group}.{spec.name}"
-                self.schemes[name] = schemes.pop(name, Full())
+                scheme = schemes.pop(name, Full())
+                self.schemes[name] = scheme if self.dtype is None else scheme.stored(self.dtype)
                 self._parts[name] = part = self.schemes[name].part(spec)
                 if type(part.encoder) is not Encoder:
                     self.encoders[f"{group}/{spec.name}"] = part.encoder
@@ -187,7 +191,8 @@ class EmbeddingCollection(nn.Module):
             for spec in specs:
                 part = self._parts[f"{group}.{spec.name}"]
                 for number, probe in enumerate(part.probes):
-                    own = part.dtypes[number] if part.dtypes is not None else dtype
+                    own = stored_dtype(dtype, probe.embedding_dim)
+                    own = part.dtypes[number] if part.dtypes is not None else own
                     found[f"{group}.{probe.name}"] = own
         return found
 
@@ -226,7 +231,7 @@ class EmbeddingCollection(nn.Module):
         if not self.groups:
             return {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_tables):
-            pooled = self.store.pooled(encoded)
+            pooled = self.store.pooled(encoded) if self.store.lookups else {}
         result = {}
         for group, outputs in self._outputs.items():
             names = tuple(output.key for output in outputs)
@@ -302,6 +307,9 @@ class EmbeddingCollection(nn.Module):
                     end = start + self.store.tables[lookup.table].spec.embedding_dim
                     probes.append(pooled[:, start:end])
                     start = end
+                if decoder.watches and torch.is_grad_enabled():
+                    one = ids.slot(output.source)
+                    decoder.watch(one.values, one.lengths, one.weights)
                 columns.append(decoder(probes, None))
             else:
                 rows, mean = self._unpooled(ids, output), output.spec.pooling == "mean"
@@ -315,6 +323,8 @@ class EmbeddingCollection(nn.Module):
         if decoder.side_by_side:
             return probes[0] if len(probes) == 1 else torch.cat(probes, dim=1)
         indices = ids.slot(output.source).values
+        if decoder.watches and torch.is_grad_enabled():
+            decoder.watch(indices, None, None)
         rows = decoder(probes, None if decoder.linear else indices)
         return rows * (indices != PAD_INDEX).to(rows.dtype).unsqueeze(1)
 
@@ -369,9 +379,11 @@ class EmbeddingCollection(nn.Module):
                 "the tables are sharded, and `to_torchrec` has returned their optimizer. Use it, "
                 "or build the model anew."
             )
-        if config.mode == "sparse":
-            return SparseOptimizer(config, self.store)
-        return DenseOptimizer(config, self.store)
+        optimizer: EmbeddingOptimizer | None = None
+        if self.store.tables:
+            kind = SparseOptimizer if config.mode == "sparse" else DenseOptimizer
+            optimizer = kind(config, self.store)
+        return combine(config, optimizer, self.decoders)
 
     def table_parameters(self) -> list[nn.Parameter]:
         """The tables: what the embedding optimizer owns. Decoders belong to the dense one."""
@@ -451,7 +463,9 @@ class EmbeddingCollection(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, weight in self.store.weights().items():
+        store = self.store
+        tables = store.stored() if isinstance(store, PackedStore) else store.weights()
+        for name, weight in tables.items():
             destination[f"{prefix}{name}.weight"] = weight if keep_vars else weight.detach()
 
     def _check_scheme(self, state: Mapping[str, Any], prefix: str, names: set[str]) -> None:
@@ -482,6 +496,7 @@ class EmbeddingCollection(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        packed = self.store.stored() if isinstance(self.store, PackedStore) else {}
         sizes = {
             f"{table.name}.weight": (table.spec.num_embeddings, table.spec.embedding_dim)
             for table in self.store.tables
@@ -492,7 +507,10 @@ class EmbeddingCollection(nn.Module):
             weight = state_dict.get(prefix + name)
             if weight is None:
                 missing_keys.append(prefix + name)
-            elif tuple(weight.shape) != size:
+                continue
+            held = packed.get(name.removesuffix(".weight"))
+            _check_stored(name.removesuffix(".weight"), self.dtype, weight, held)
+            if tuple(weight.shape) != (size if held is None else tuple(held.shape)):
                 error_msgs.append(
                     f"table `{name.removesuffix('.weight')}`: expected {size} (rows, width), got "
                     f"{tuple(weight.shape)}. Build the model with the schema of the checkpoint."
@@ -504,7 +522,26 @@ class EmbeddingCollection(nn.Module):
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and name not in sizes and not name.startswith(ours):
                 unexpected_keys.append(key)
-        self.store.load_weights(found)
+        if isinstance(self.store, PackedStore):
+            self.store.load_stored(found)
+        else:
+            self.store.load_weights(found)
+
+
+def _check_stored(name: str, dtype: str | None, weight: Tensor, held: Tensor | None) -> None:
+    """Refuses rows that are stored in another way than the table's."""
+    if held is None:
+        fits, expected = weight.is_floating_point(), "floats, for training"
+    else:  # bytes of quantized rows tell int8, int4 and int2 apart
+        packed = held.dtype == torch.uint8
+        fits = weight.dtype == held.dtype and (not packed or weight.shape[1:] == held.shape[1:])
+        expected = f"{held.dtype} rows of {held.shape[1]} (frozen in {dtype})"
+    if not fits:
+        raise CheckpointError(
+            f"table `{name}` is held as {expected}; the checkpoint has {weight.dtype} rows of "
+            f"{weight.shape[-1]}. Build the model with the `dtype` of the checkpoint (a frozen "
+            "model loads as it was frozen), or freeze the trained model anew."
+        )
 
 
 def _logical(key: str) -> str:
@@ -513,14 +550,12 @@ def _logical(key: str) -> str:
 
 
 def _check_shared(table: PhysicalTable, probe: TableSpec) -> None:
-    """Probes of one name are one table, so they must agree."""
-    mine, other = (
-        (spec.num_embeddings, spec.embedding_dim, spec.init) for spec in (table.spec, probe)
-    )
+    """Probes of one name are one table, so they must agree; the first one's start values count."""
+    mine, other = ((spec.num_embeddings, spec.embedding_dim) for spec in (table.spec, probe))
     if mine != other:
         raise SchemaError(
             f"physical table `{table.name}` is asked for twice, as {mine} and {other} (rows, "
-            "width, start values). Plan all tables that share it in one call of `compress`."
+            "width). Plan all tables that share it in one call of `compress`."
         )
 
 

@@ -23,10 +23,12 @@ from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from recsys.embeddings import start_values
 from recsys.embeddings.collection import EmbeddingCollection
+from recsys.embeddings.combined_optimizer import combine
 from recsys.embeddings.ids import Ids, pool
-from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
+from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
 from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable
 from recsys.embeddings.torchrec_optimizer import (
+    Shard,
     TorchrecOptimizer,
     check_supported,
     gradient_scale,
@@ -47,6 +49,8 @@ from recsys.embeddings.torchrec_tables import ShardedTables, to_kjt
 from recsys.errors import ShardingError
 from recsys.schema import PAD_INDEX
 
+_FILL_ROWS = 1 << 16  # rows whose start values are made at a time
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardingOptions:
@@ -54,13 +58,14 @@ class ShardingOptions:
 
     Args:
         placement: How tables are placed on CPU ranks; ``auto`` places big ones row-wise. On CUDA
-            torchrec's planner decides.
+            torchrec's planner decides. ``column_wise`` is refused with rowwise Adagrad, which
+            would keep one number a row and rank: another algorithm.
         unpooled: Tables ``<group>.<table>`` whose rows are read one by one
             (`EmbeddingCollection.sequence`, decoders that are not linear).
         weighted: Whether batches carry ``value_weights``.
     """
 
-    placement: Literal["auto", "row_wise", "table_wise"] = "auto"
+    placement: Literal["auto", "row_wise", "table_wise", "column_wise"] = "auto"
     unpooled: tuple[str, ...] = ()
     weighted: bool = False
 
@@ -270,15 +275,13 @@ class TorchrecStore(nn.Module):
 
     # ------------------------------------------------------------------------------- storage
 
-    def shards(self) -> dict[str, list[tuple[int, Tensor]]]:
-        """Of every table the parts held here: first row and rows (padded width), views."""
+    def shards(self) -> dict[str, list[Shard]]:
+        """Of every table the parts held here (of padded width), views."""
         return {
             table_of(name): local_parts(value) for name, value in self._dmp.state_dict().items()
         }
 
-    def gather(
-        self, parts: Mapping[str, list[tuple[int, Tensor]]], whole_rows: bool
-    ) -> dict[str, Tensor]:
+    def gather(self, parts: Mapping[str, list[Shard]], whole_rows: bool) -> dict[str, Tensor]:
         """Whole tensors from the parts of all ranks.
 
         Args:
@@ -292,10 +295,13 @@ class TorchrecStore(nn.Module):
                 (spec.num_embeddings, spec.embedding_dim) if whole_rows else (spec.num_embeddings,)
             )
             whole = torch.zeros(shape, device=self._device)
-            for first, part in parts.get(table.name, ()):
-                values = part.detach()
-                values = values[:, : spec.embedding_dim] if whole_rows else values.reshape(-1)
-                whole[first : first + len(part)] = values
+            for shard in parts.get(table.name, ()):
+                rows = whole[shard.row : shard.row + len(shard.values)]
+                if whole_rows:
+                    values = shard.columns(spec.embedding_dim).detach()
+                    rows[:, shard.column : shard.column + values.shape[1]] = values
+                else:
+                    rows.copy_(shard.values.detach().reshape(-1))
             if self.world_size > 1:
                 distributed.all_reduce(whole)
             result[table.name] = whole
@@ -312,9 +318,10 @@ class TorchrecStore(nn.Module):
                 if name not in weights:
                     continue
                 dim = self.table(name).spec.embedding_dim
-                for first, part in parts:
+                for first, column, part in parts:
                     part.zero_()
-                    part[:, :dim] = weights[name][first : first + len(part)].to(part.device)
+                    mine = weights[name][first : first + len(part), column : column + part.shape[1]]
+                    part[:, : mine.shape[1]] = mine.to(part.device)
         self.zero_pad()
         self.forget()
 
@@ -323,11 +330,16 @@ class TorchrecStore(nn.Module):
         with torch.no_grad():
             for name, parts in self.shards().items():
                 table = self.table(name)
-                for first, part in parts:
-                    part.zero_()
-                    rows = part[:, : table.spec.embedding_dim]
-                    owner = (table.group, table.spec.name)
-                    start_values.fill(rows, table.spec.init, seed, owner, first_row=first)
+                for shard in parts:
+                    shard.values.zero_()
+                    dim, owner = table.spec.embedding_dim, (table.group, table.spec.name)
+                    mine = shard.columns(dim)
+                    for start in range(0, len(mine), _FILL_ROWS):  # whole rows, a few at a time
+                        some = mine[start : start + _FILL_ROWS]
+                        rows = some.new_empty(len(some), dim)
+                        first = shard.row + start
+                        start_values.fill(rows, table.spec.init, seed, owner, first_row=first)
+                        some.copy_(rows[:, shard.column : shard.column + some.shape[1]])
         self.forget()
 
     def read_rows(self, name: str, rows: Tensor | None = None) -> Tensor:
@@ -336,10 +348,11 @@ class TorchrecStore(nn.Module):
         if rows is None:
             rows = torch.arange(table.spec.num_embeddings, device=self._device)
         found = torch.zeros(len(rows), table.spec.embedding_dim, device=self._device)
-        for first, part in self.shards().get(name, ()):
-            mine = rows.long() - first
+        for shard in self.shards().get(name, ()):
+            mine = rows.long() - shard.row
+            part = shard.columns(table.spec.embedding_dim).detach()
             here = (mine >= 0) & (mine < len(part))
-            found[here] = part.detach()[mine[here], : table.spec.embedding_dim]
+            found[here, shard.column : shard.column + part.shape[1]] = part[mine[here]]
         if self.world_size > 1:
             distributed.all_reduce(found)
         return found
@@ -348,10 +361,11 @@ class TorchrecStore(nn.Module):
         """Replaces rows, on each rank those it holds. PAD stays zero."""
         dim = self.table(name).spec.embedding_dim
         with torch.no_grad():
-            for first, part in self.shards().get(name, ()):
-                mine = rows.long() - first
+            for shard in self.shards().get(name, ()):
+                mine, part = rows.long() - shard.row, shard.columns(dim)
                 here = (mine >= 0) & (mine < len(part)) & (rows != PAD_INDEX)
-                part[mine[here], :dim] = values[here].to(part.dtype)
+                columns = slice(shard.column, shard.column + part.shape[1])
+                part[mine[here]] = values[here, columns].to(part.dtype)
         self.forget()
 
     def zero_pad(self) -> None:
@@ -363,7 +377,7 @@ class TorchrecStore(nn.Module):
         return sum(
             part.numel() * part.element_size()
             for parts in self.shards().values()
-            for _, part in parts
+            for _, _, part in parts
         )
 
     def named_table_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -390,7 +404,7 @@ def to_torchrec(
     config: EmbeddingOptimizerConfig,
     options: ShardingOptions | None = None,
     device: torch.device | str = "cpu",
-) -> TorchrecOptimizer:
+) -> EmbeddingOptimizer:
     """Moves a collection's tables to the ranks of the process group, in place.
 
     Without a process group one of a single rank is started.
@@ -417,8 +431,10 @@ def to_torchrec(
     if not distributed.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    if not collection.store.tables:  # decoders hold everything, alike on every rank
+        return combine(config, None, collection.decoders)
     store = TorchrecStore(
         collection.store, collection.slot_names(), config, options or ShardingOptions(), device
     )
     collection.store = store
-    return TorchrecOptimizer(config, store)
+    return combine(config, TorchrecOptimizer(config, store), collection.decoders)

@@ -47,7 +47,10 @@ class Ranks:
         """
         if self.world_size > 1:
             for tensor in tensors:
-                distributed.broadcast(tensor.data, src=0)
+                value = tensor.data
+                if value.dtype == torch.int16:  # neither gloo nor nccl knows it
+                    value = value.view(torch.uint8)
+                distributed.broadcast(value, src=0)
 
     def check_equal(self, value: int, what: str) -> None:
         """Stops all ranks where they would otherwise wait for each other forever.

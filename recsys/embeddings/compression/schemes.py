@@ -10,16 +10,37 @@ from typing import Annotated
 from pydantic import Field
 
 from recsys.embeddings.compression.adapt_emb import AdaptEmb
+from recsys.embeddings.compression.alpt import ALPT
+from recsys.embeddings.compression.auto_dim import AutoDim
+from recsys.embeddings.compression.cafe import CAFE
+from recsys.embeddings.compression.cce import CCE
 from recsys.embeddings.compression.deep_light import DeepLight
+from recsys.embeddings.compression.grid import Grid
 from recsys.embeddings.compression.hash import Hash
+from recsys.embeddings.compression.low_precision import LowPrecision
 from recsys.embeddings.compression.mixed_dimension import MixedDimension
+from recsys.embeddings.compression.opt_embed import OptEmbed
 from recsys.embeddings.compression.pruned import Pruned
 from recsys.embeddings.compression.tt_rec import TTRec
 from recsys.embeddings.compression.unified import UnifiedEmbedding
 from recsys.embeddings.scheme import Full
 
 AnyScheme = Annotated[
-    Full | DeepLight | Pruned | AdaptEmb | Hash | MixedDimension | TTRec | UnifiedEmbedding,
+    Full
+    | AdaptEmb
+    | ALPT
+    | AutoDim
+    | CAFE
+    | CCE
+    | DeepLight
+    | Grid
+    | Hash
+    | LowPrecision
+    | MixedDimension
+    | OptEmbed
+    | Pruned
+    | TTRec
+    | UnifiedEmbedding,
     Field(discriminator="kind"),
 ]
 """A scheme as configuration: ``{kind: hash, num_buckets: 1000}``."""
