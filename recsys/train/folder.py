@@ -4,6 +4,9 @@
     environment.json           versions, machine, command
     metrics.jsonl              loss and metrics over time (tensorboard/ beside it)
     checkpoints/               to resume from
+    phase-<n>-<name>/          metrics.jsonl and checkpoints/ of trainings before the last one,
+                               for compression schemes that train several times
+    phases/                    where the latest of several trainings started
     model/                     the artefact
     predictions.parquet        labels and probabilities of valid and test
     plots/, MODEL_CARD.md      for people

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,22 +17,35 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import torch
+from tqdm import tqdm
 
 from recsys.base import CTRModel
 from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
 from recsys.serving.artefact import save_artefact
 from recsys.train import plots
-from recsys.train.backend import attach_tables, choose_backend
+from recsys.train.backend import Backend, attach_tables, choose_backend
 from recsys.train.display import Show
 from recsys.train.environment import environment
 from recsys.train.folder import write_json
 from recsys.train.model_card import CardContent, write_card
 from recsys.train.optimizer import dense_parameters
+from recsys.train.phases import (
+    PhaseStart,
+    PhaseStarts,
+    advance,
+    folder_of,
+    in_phases,
+    next_model,
+    phase_config,
+    phases_of,
+    validation,
+)
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
 from recsys.train.tracking import read_metrics
@@ -53,6 +67,7 @@ class SeedResult:
         backend: Of the tables.
         plan: Which rank holds which table, empty on the local backend.
         goal: How much training was asked for.
+        phases: How trainings before the last one ended, for methods that train several times.
     """
 
     seed: int
@@ -65,6 +80,7 @@ class SeedResult:
     backend: str
     plan: str
     goal: dict[str, int | None]
+    phases: dict[str, FitResult] = dataclasses.field(default_factory=dict)
 
     def save(self) -> None:
         """Writes ``result.json``, which makes the folder complete."""
@@ -84,8 +100,13 @@ class SeedResult:
         del content["rows_per_second"]
         content["directory"] = directory
         content["metrics"] = {s: _with_nan(m) for s, m in content["metrics"].items()}
-        content["fit"] = FitResult(**{**content["fit"], "best": _with_nan(content["fit"]["best"])})
+        content["fit"] = _fit(content["fit"])
+        content["phases"] = {name: _fit(fit) for name, fit in content.get("phases", {}).items()}
         return cls(**content)
+
+
+def _fit(content: Mapping[str, Any]) -> FitResult:
+    return FitResult(**{**content, "best": _with_nan(content["best"])})
 
 
 def goal_of(experiment: Experiment) -> dict[str, int | None]:
@@ -104,6 +125,17 @@ def goal_of(experiment: Experiment) -> dict[str, int | None]:
 
 def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Training:
+    """The last training of a job, and how those before it ended."""
+
+    model: CTRModel
+    tables: EmbeddingOptimizer | None
+    trainer: Trainer
+    fit: FitResult
+    done: dict[str, FitResult]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,17 +175,8 @@ class SeedJob:
             write_json(self.directory / "environment.json", environment())
         start = time.perf_counter()
         backend = choose_backend(self.experiment.embedding.backend, ranks, self.device)
-        model = self._model()
-        tables = attach_tables(model, self.experiment.embedding, backend, self.device)
-        # After the start values, which depend on the seed alone: dropout differs by rank.
-        seed_everything((self.seed * 1_000_003 + ranks.rank) % 2**32)
-        trainer = Trainer(model, self.experiment.train, tables, self.directory, self.show)
-        has_valid = "valid" in self.prepared.split_rows
-        fit = trainer.fit(
-            self._loader("train", ranks),
-            self._loader("valid", ranks) if has_valid else None,
-            resume=self.resume and trainer.checkpoints.exists(),
-        )
+        trained = self._train(backend, ranks)
+        model, tables, trainer, fit = trained.model, trained.tables, trained.trainer, trained.fit
         fitted = time.perf_counter()
         facts = {
             "table_bytes": _table_bytes(model, tables, ranks),
@@ -161,8 +184,10 @@ class SeedJob:
             "backend": backend,
             "plan": str(getattr(model.embeddings.store, "plan", "")) if tables else "",
             "goal": goal_of(self.experiment),
+            "phases": trained.done,
         }
-        seconds = {"train": fit.seconds, "fit": fitted - start}
+        training = fit.seconds + sum(done.seconds for done in trained.done.values())
+        seconds = {"train": training, "fit": fitted - start}
         if fit.interrupted:
             return SeedResult(self.seed, self.directory, fit, {}, seconds=seconds, **facts)
         step = trainer.load_best()
@@ -177,6 +202,48 @@ class SeedJob:
         ranks.wait()
         return result
 
+    def _train(self, backend: Backend, ranks: Ranks) -> _Training:
+        """All phases, or those up to an interruption; mostly there is one."""
+        model = self._model()
+        phases, starts = phases_of(model.embeddings.schemes), PhaseStarts(self.directory)
+        members = in_phases(model.embeddings.schemes)
+        number, done = 0, {}
+        valid = self._loader("valid", ranks) if "valid" in self.prepared.split_rows else None
+        if (start := starts.load() if self.resume and len(phases) > 1 else None) is not None:
+            number, done, model = start.number, start.done, start.build(model)
+        while True:
+            model = model.to(self.device)
+            tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+            # After the start values, which depend on the seed alone: dropout differs by rank.
+            seed_everything((self.seed * 1_000_003 + ranks.rank + number * 7919) % 2**32)
+            config = phase_config(self.experiment.train, phases[number])
+            folder = folder_of(self.directory, phases, number)
+            trainer = Trainer(model, config, tables, folder, self.show, phases[number])
+            resume = self.resume and trainer.checkpoints.exists()
+            fit = trainer.fit(self._loader("train", ranks), valid, resume=resume)
+            if fit.interrupted or number == len(phases) - 1:
+                return _Training(model, tables, trainer, fit, done)
+            trainer.load_best()
+            done = {**done, phases[number].name: fit}
+            number += 1
+            before, following = phases[number - 1], phases[number]
+            context = self._context(model, valid, ranks)
+            context.say(f"phase `{before.name}` is done, preparing `{following.name}`")
+            successors = advance(model, members, before, following, context)
+            model = next_model(model, successors, following, self.seed)
+            state = PhaseStart(number, model.embeddings.schemes, model.state_dict(), done)
+            starts.save(state, ranks)
+
+    def _context(self, model: CTRModel, valid: BatchLoader | None, ranks: Ranks) -> SearchContext:
+        """What the search after a phase may use."""
+
+        def say(text: str) -> None:
+            if ranks.first and self.show != "none":
+                tqdm.write(text, file=sys.stderr)
+
+        train = self.experiment.train
+        return SearchContext(lambda: validation(model, valid, train, ranks), say, self.seed)
+
     def _model(self) -> CTRModel:
         seed_everything(self.seed)
         model = self.experiment.model.build(self.prepared.schema)
@@ -186,7 +253,7 @@ class SeedJob:
                 "This job trains models that predict clicks."
             )
         model.reset_parameters(self.seed)
-        return model.to(self.device)
+        return model
 
     def _loader(self, split: str, ranks: Ranks) -> BatchLoader:
         train = self.experiment.train
@@ -237,6 +304,10 @@ class SeedJob:
             f"{fit.steps:,} steps, {fit.rows:,} rows at {fit.rows_per_second:,.0f} rows/s, "
             f"{fit.stopped}; the weights are those of step {step:,}"
         )
+        facts = {
+            f"training before, {name}": f"{done.steps:,} steps, weights of step {done.best_step:,}"
+            for name, done in result.phases.items()
+        }
         tables = f"{experiment.embedding.kind}, {experiment.embedding.mode}, {result.backend}"
         write_card(
             folder,
@@ -248,7 +319,7 @@ class SeedJob:
                 oracle=self.oracle,
                 table_bytes=result.table_bytes,
                 num_parameters=result.num_parameters,
-                facts={"training": trained, "tables trained by": tables},
+                facts={**facts, "training": trained, "tables trained by": tables},
                 environment=json.loads((folder / "environment.json").read_text()),
                 pictures=pictures,
             ),

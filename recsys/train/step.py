@@ -1,4 +1,4 @@
-"""One training step: forward, weighted loss, backward, average over ranks, clip, update.
+"""One training step: forward, weighted loss, backward, average over ranks, clip, update, adapt.
 
 Stability: internal
 """
@@ -51,7 +51,10 @@ class TrainStep:
         if tables is not None and tables.config.mode == "dense":
             self._clipped += model.embeddings.table_parameters()
         self._factor = 1.0
-        ranks.same_start([*parameters.values(), *model.buffers()])
+        self.architecture = model.embeddings.architecture_parameters()
+        """What `train_architecture` trains, mostly nothing."""
+        self._average_architecture = GradientAverage(self.architecture, ranks)
+        ranks.same_start([*parameters.values(), *self.architecture, *model.buffers()])
 
     def __call__(self, batch: Batch, factor: float) -> Tensor:
         """Trains on a batch.
@@ -67,14 +70,7 @@ class TrainStep:
         self.dense.zero_grad()
         if self.tables is not None:
             self.tables.zero_grad()
-        total = WeightSum(batch.weights, batch.batch_size, self.ranks, self.device)
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.model(batch)
-        rows = self.model.loss(logits.float(), batch)
-        weighted = rows if batch.weights is None else rows * batch.weights
-        loss = weighted.sum() * (self.ranks.world_size / total.value())
-        loss = loss + self.model.auxiliary_loss()
+        loss = self._loss(batch)
         loss.backward()
         self._average()
         if self.config.clip_norm is not None and self._clipped:
@@ -82,7 +78,45 @@ class TrainStep:
         self.dense.step()
         if self.tables is not None:
             self.tables.step()
+        self.model.embeddings.after_step(self.tables)
         return loss.detach()
+
+    def train_architecture(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Trains what decides the structure of the tables, by plain SGD, and nothing else.
+
+        Args:
+            batch: Where the model is; nothing else is trained on it.
+            learning_rate: Step size.
+
+        Returns:
+            The loss, a scalar without gradient.
+        """
+        for parameter in self.architecture:
+            parameter.grad = None
+        self.model.embeddings.trains_tables = False
+        try:
+            loss = self._loss(batch)
+            loss.backward()
+        finally:
+            self.model.embeddings.trains_tables = True
+        self._average_architecture()
+        with torch.no_grad():
+            for parameter in self.architecture:
+                if parameter.grad is not None:
+                    parameter.sub_(learning_rate * parameter.grad)
+                parameter.grad = None
+        return loss.detach()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """The loss of all ranks' batches; gradients of it are averaged."""
+        total = WeightSum(batch.weights, batch.batch_size, self.ranks, self.device)
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            logits = self.model(batch)
+        rows = self.model.loss(logits.float(), batch)
+        weighted = rows if batch.weights is None else rows * batch.weights
+        loss = weighted.sum() * (self.ranks.world_size / total.value())
+        return loss + self.model.auxiliary_loss()
 
     def _set_factor(self, factor: float) -> None:
         """Before forward, because torchrec updates tables inside backward."""

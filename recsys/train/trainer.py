@@ -20,20 +20,22 @@ from torch import Tensor
 from recsys.base import CTRModel
 from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
-from recsys.errors import CheckpointError, DataError, TrainingError
+from recsys.embeddings.scheme import Phase
+from recsys.errors import DataError, TrainingError
 from recsys.evaluate.predictions import Predictions, collect
 from recsys.evaluate.summary import flat_metrics
-from recsys.train.checkpoint import Checkpoint, CheckpointStore
+from recsys.train.checkpoint import CheckpointStore
 from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
 from recsys.train.display import Display, Show
 from recsys.train.interruption import Interruption
 from recsys.train.ranks import Ranks
 from recsys.train.schedule import Schedule
-from recsys.train.state import Progress, random_state, set_random_state
+from recsys.train.state import Progress, check_same_job, random_state, set_random_state
 from recsys.train.step import TrainStep
 from recsys.train.tracking import Tracker
 from recsys.types import Batch
 
+_ONLY = Phase("train")
 _POLL_STEPS = 10  # with several ranks: steps between two questions whether one wants to stop
 
 
@@ -104,6 +106,7 @@ class Trainer:
         tables: What ``model.embeddings.attach_optimizer`` gave; None for a model without tables.
         run_dir: For ``metrics.jsonl`` and ``checkpoints/``.
         show: How to show progress.
+        phase: Which training of a method with several; by default the only one.
 
     Raises:
         TrainingError: In fit: the loss or a prediction is not finite, predictions stay constant,
@@ -118,8 +121,10 @@ class Trainer:
         tables: EmbeddingOptimizer | None,
         run_dir: Path | str,
         show: Show = "auto",
+        phase: Phase = _ONLY,
     ) -> None:
         self.model, self.config, self.run_dir = model, config, Path(run_dir)
+        self.phase = phase
         self.ranks = Ranks.current()
         self.tables = tables
         self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
@@ -183,7 +188,7 @@ class Trainer:
         for batch in self._loader:
             if self._train_step.device.type != "cpu":
                 batch = batch.to(self._train_step.device, non_blocking=True)
-            self._window += self._train_step(batch, self._schedule.factor(progress.step))
+            self._window += self._train(batch)
             self._window_steps += 1
             self._inputs.add(batch)
             self._labels = batch.labels
@@ -214,6 +219,16 @@ class Trainer:
             f"{progress.batch:,}. Make its `__len__` right."
         )
 
+    def _train(self, batch: Batch) -> Tensor:
+        """One step on a batch; every few batches train the structure alone where a phase says."""
+        step, phase = self.progress.step, self.phase
+        factor = self._schedule.factor(step)
+        alone = phase.trains_architecture and (step + 1) % phase.architecture_every == 0
+        if alone and self._train_step.architecture:
+            rate = phase.architecture_learning_rate * factor
+            return self._train_step.train_architecture(batch, rate)
+        return self._train_step(batch, factor)
+
     def _stop_asked(self) -> str:
         """The signal that came, the same on all ranks."""
         if self.ranks.world_size == 1:
@@ -234,6 +249,8 @@ class Trainer:
         speed = progress.rows / progress.seconds
         left = (self._num_steps - progress.step) * progress.seconds / progress.step
         label = f"{epoch + 1}/{self.config.num_epochs}"
+        if self.phase.name != _ONLY.name:
+            label += f" of {self.phase.name}"
         self._display.look(label, progress.step, loss, speed, left)
         factor = self._schedule.factor(progress.step - 1)
         rates = {"learning_rate": self.config.learning_rate * factor}
@@ -344,7 +361,7 @@ class Trainer:
 
     def _resume(self) -> list[str]:
         found = self.checkpoints.load("last")
-        self._check_same_job(found)
+        check_same_job(found, self.config, self.ranks.world_size)
         self.progress = Progress.from_json(found.state["progress"])
         if self.progress.stopped != "early stop":
             self.progress.stopped = ""
@@ -361,30 +378,17 @@ class Trainer:
         random = {k.removeprefix(mine): v for k, v in random.items() if k.startswith(mine)}
         if random:
             set_random_state(random, self._train_step.device)
-        where = f"step {self.progress.step:,}, {found.path}"
-        return [*(f"damaged, skipped: {note}" for note in found.notes), f"resumed from {where}"]
-
-    def _check_same_job(self, found: Checkpoint) -> None:
-        """What decides where in the data a run is must not change in the middle of an epoch."""
-        if not found.state["progress"]["batch"]:
-            return
-        before = {**found.state["config"], "world_size": found.state["world_size"]}
-        now = {**self.config.model_dump(mode="json"), "world_size": self.ranks.world_size}
-        for name in ("batch_size", "shuffle", "world_size"):
-            if before[name] != now[name]:
-                raise CheckpointError(
-                    f"{found.path}: the run was stopped within an epoch with {name}={before[name]} "
-                    f"and cannot go on with {name}={now[name]}. Resume with the value it had."
-                )
+        notes = [f"damaged, skipped: {note}" for note in found.notes]
+        return [*notes, f"resumed from step {self.progress.step:,}, {found.path}"]
 
     def load_best(self) -> int:
-        """Puts the best weights into the model (the last ones where there was no validation).
+        """Puts the best weights into the model, or the last (no validation, or the phase says so).
 
         Returns:
             Their step.
         """
-        which = "last" if self.checkpoints.best() is None else "best"
-        found = self.checkpoints.load(which)
+        last = self.phase.keeps == "last" or self.checkpoints.best() is None
+        found = self.checkpoints.load("last" if last else "best")
         self.model.load_state_dict(found.tensors["model"])
         return int(found.state["progress"]["step"])
 
