@@ -82,7 +82,9 @@ class TablePlan:
         return "\n".join([*lines, ", ".join(ranks)])
 
 
-Kind = Literal["row_wise", "table_wise"]
+Kind = Literal["row_wise", "table_wise", "column_wise"]
+ALIGN = 4
+"""FBGEMM's kernels want widths that are multiples of this."""
 
 
 def place(
@@ -94,7 +96,8 @@ def place(
     """Spreads tables over CPU ranks: big ones by rows, the rest whole, largest first.
 
     A table is big when it holds more than half of what one rank should hold. Column-wise
-    sharding is left out on purpose: with rowwise Adagrad it is another algorithm.
+    sharding has to be asked for: with rowwise Adagrad it is another algorithm. Tables too narrow
+    to be cut into columns stay whole.
 
     Args:
         tables: What to place.
@@ -114,6 +117,12 @@ def place(
                 f"table `{tables[i].name}` has {rows} rows, fewer than the {world_size} ranks: "
                 "it cannot be placed row_wise. Leave the kind to the placer."
             )
+        width = -(-tables[i].spec.embedding_dim // ALIGN) * ALIGN
+        if force == "column_wise" and width % (ALIGN * world_size) == 0:
+            kind, ranks = "column_wise", tuple(range(world_size))
+            placed[i] = Placement(tables[i].name, kind, ranks, table_bytes[i])
+            loads = [load + table_bytes[i] / world_size for load in loads]
+            continue
         big = world_size > 1 and table_bytes[i] > fair / 2 and rows >= world_size
         if force == "row_wise" or (big and force is None):
             placed[i] = Placement(

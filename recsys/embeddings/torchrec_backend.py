@@ -26,6 +26,7 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.combined_optimizer import combine
 from recsys.embeddings.ids import Ids, pool
 from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
+from recsys.embeddings.sharding import ALIGN
 from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable
 from recsys.embeddings.torchrec_optimizer import (
     Shard,
@@ -38,7 +39,6 @@ from recsys.embeddings.torchrec_optimizer import (
     zero_rows,
 )
 from recsys.embeddings.torchrec_plan import (
-    ALIGN,
     make_plan,
     padded,
     sharders,

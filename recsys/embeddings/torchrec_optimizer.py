@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -78,20 +78,43 @@ def check_supported(config: EmbeddingOptimizerConfig, device: torch.device) -> N
         )
 
 
-def local_parts(value: Any) -> list[tuple[int, Tensor]]:
-    """First row and tensor of every part of a sharded tensor held here, views."""
+class Shard(NamedTuple):
+    """A part of a table (or of its optimizer state) that this rank holds, a view."""
+
+    row: int
+    """First row."""
+    column: int
+    """First column."""
+    values: Tensor
+    """(rows, columns), padding at the end included; one number a row for rowwise states."""
+
+    def columns(self, dim: int) -> Tensor:
+        """Its columns that are not padding.
+
+        Args:
+            dim: Width of the table.
+        """
+        return self.values[:, : max(0, dim - self.column)]
+
+
+def local_parts(value: Any) -> list[Shard]:
+    """Every part of a sharded tensor held here."""
     if isinstance(value, ShardedTensor):
-        return [(s.metadata.shard_offsets[0], s.tensor) for s in value.local_shards()]
-    return [(0, value)]
+        found = []
+        for shard in value.local_shards():
+            offsets = shard.metadata.shard_offsets
+            found.append(Shard(offsets[0], offsets[1] if len(offsets) > 1 else 0, shard.tensor))
+        return found
+    return [Shard(0, 0, value)]
 
 
-def pad_rows(tables: Iterable[list[tuple[int, Tensor]]]) -> list[Tensor]:
+def pad_rows(tables: Iterable[list[Shard]]) -> list[Tensor]:
     """The PAD rows among the parts held here, views."""
     return [
-        part.detach()[PAD_INDEX - first]
-        for parts in tables
-        for first, part in parts
-        if first <= PAD_INDEX < first + len(part)
+        shard.values.detach()[PAD_INDEX - shard.row]
+        for shards in tables
+        for shard in shards
+        if shard.row <= PAD_INDEX < shard.row + len(shard.values)
     ]
 
 
@@ -121,9 +144,9 @@ class TorchrecOptimizer(EmbeddingOptimizer):
         if config.mode == "dense":
             self._make_dense()
         elif config.initial_accumulator_value and "adagrad" in config.kind:
-            for parts in self._parts().get("sum", {}).values():
-                for _, part in parts:
-                    part.fill_(config.initial_accumulator_value)
+            for shards in self._parts().get("sum", {}).values():
+                for shard in shards:
+                    shard.values.fill_(config.initial_accumulator_value)
         states = [pad_rows(tables.values()) for tables in self._parts().values()]
         self._pad_rows = [*pad_rows(store.shards().values()), *(r for s in states for r in s)]
 
@@ -196,17 +219,18 @@ class TorchrecOptimizer(EmbeddingOptimizer):
 
     # ------------------------------------------------------------------------------- states
 
-    def _parts(self) -> dict[str, dict[str, list[tuple[int, Tensor]]]]:
-        """Per state and table the parts held here, views."""
+    def _parts(self) -> dict[str, dict[str, list[Shard]]]:
+        """Per state and table the parts held here."""
         kind = self.config.kind
-        parts: dict[str, dict[str, list[tuple[int, Tensor]]]] = {n: {} for n in STATES[kind]}
+        parts: dict[str, dict[str, list[Shard]]] = {n: {} for n in STATES[kind]}
         if self.config.mode == "dense":
             shards = self._store.shards()
             for name, parameter in self._parameters.items():
                 assert self._dense is not None
-                first = shards[name][0][0]
+                first = shards[name][0]
                 for state in STATES[kind]:
-                    parts[state][name] = [(first, self._dense.state[parameter][state])]
+                    values = self._dense.state[parameter][state]
+                    parts[state][name] = [Shard(first.row, first.column, values)]
             return parts
         for path, states in self._store.fused_optimizer().state_dict()["state"].items():
             for state, fused in _FUSED_NAMES[kind].items():
@@ -234,13 +258,14 @@ class TorchrecOptimizer(EmbeddingOptimizer):
             for kind, tables in self._parts().items():
                 for name, parts in tables.items():
                     whole = state[f"{name}.{kind}"]
-                    for first, part in parts:
+                    for first, column, part in parts:
                         mine = whole[first : first + len(part)].to(part.device)
                         if whole.ndim == 1:
                             part.copy_(mine.view(part.shape))
                         else:
                             part.zero_()
-                            part[:, : whole.shape[1]] = mine
+                            mine = mine[:, column : column + part.shape[1]]
+                            part[:, : mine.shape[1]] = mine
         if self.config.kind == "adam":
             self._steps = int(state[f"{self._store.tables[0].name}.step"])
             if self._dense is not None:
@@ -265,7 +290,7 @@ class TorchrecOptimizer(EmbeddingOptimizer):
         start = self.config.initial_accumulator_value if "adagrad" in self.config.kind else 0.0
         with torch.no_grad():
             for tables in self._parts().values():
-                for first, part in tables.get(table, ()):
+                for first, _, part in tables.get(table, ()):
                     mine = rows.long() - first
                     part[mine[(mine >= 0) & (mine < len(part))]] = start
 
@@ -275,5 +300,5 @@ class TorchrecOptimizer(EmbeddingOptimizer):
             part.numel() * part.element_size()
             for tables in self._parts().values()
             for parts in tables.values()
-            for _, part in parts
+            for _, _, part in parts
         )

@@ -14,15 +14,18 @@ from torch import distributed, nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
+from torchrec.distributed.sharding_plan import (
+    column_wise,
+    construct_module_sharding_plan,
+    row_wise,
+    table_wise,
+)
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from recsys.embeddings.optimizer import STATES, EmbeddingOptimizerConfig
-from recsys.embeddings.sharding import Placement, TablePlan, place
+from recsys.embeddings.sharding import ALIGN, Placement, TablePlan, place
 from recsys.embeddings.store import PhysicalTable
-
-ALIGN = 4
-"""FBGEMM's fused kernels need widths of a multiple of this."""
+from recsys.errors import ShardingError
 
 
 def padded(dim: int) -> int:
@@ -66,7 +69,7 @@ def make_plan(
         modules: torchrec modules on meta, by name in their parent.
         tables: What they hold.
         config: Decides the state's size and the kernel.
-        placement: ``auto``, ``row_wise`` or ``table_wise`` (CPU).
+        placement: ``auto``, ``row_wise``, ``table_wise`` or ``column_wise`` (CPU).
         device: Where the shards live.
 
     Returns:
@@ -77,15 +80,15 @@ def make_plan(
     if device.type == "cuda":
         return _planned(modules, tables, sizes, world)
     force = None if placement == "auto" else placement
+    if force == "column_wise" and config.kind == "rowwise_adagrad":
+        raise ShardingError(
+            "placement=column_wise with kind=rowwise_adagrad would be another algorithm (one "
+            "number a row on every rank). Use kind=adagrad or sgd, or row_wise."
+        )
     plan = place(tables, sizes, world, force)  # type: ignore[arg-type]
     kernel = "dense" if config.mode == "dense" else "fused"
     by_name = {table.name: stored_name(table) for table in tables}
-    rules = {
-        by_name[item.table]: row_wise(compute_kernel=kernel)
-        if item.kind == "row_wise"
-        else table_wise(rank=item.ranks[0], compute_kernel=kernel)
-        for item in plan.placements
-    }
+    rules = {by_name[item.table]: _rule(item, kernel) for item in plan.placements}
     bags, rows = sharders()
     made = {}
     for name, module in modules.items():
@@ -99,6 +102,15 @@ def make_plan(
             device_type=device.type,
         )
     return plan, ShardingPlan(made)
+
+
+def _rule(item: Placement, kernel: str) -> Any:
+    """A placement in torchrec's words."""
+    if item.kind == "row_wise":
+        return row_wise(compute_kernel=kernel)
+    if item.kind == "column_wise":
+        return column_wise(ranks=list(item.ranks), compute_kernel=kernel)
+    return table_wise(rank=item.ranks[0], compute_kernel=kernel)
 
 
 def _planned(

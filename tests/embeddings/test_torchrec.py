@@ -210,3 +210,9 @@ def test_plan_is_printable():
     assert "embedding.person  table_wise  0" in text
     held = sharded.bytes("train", optimizer)
     assert f"rank 0: {held.total:_} bytes" in text
+
+
+def test_columns_with_rowwise_adagrad_are_refused():
+    options = ShardingOptions(placement="column_wise")
+    with pytest.raises(ShardingError, match="another algorithm"):
+        to_torchrec(make_collection(), EmbeddingOptimizerConfig(), options)

@@ -14,7 +14,8 @@ from tests.embeddings import ranks
 
 CASES = [f"{kind},sparse,auto" for kind in ("sgd", "adagrad", "rowwise_adagrad")]
 CASES += ["rowwise_adagrad,sparse,row_wise", "rowwise_adagrad,sparse,table_wise"]
-CASES += ["adam,dense,auto", "sgd,dense,row_wise"]
+CASES += ["adam,dense,auto", "sgd,dense,row_wise", "sgd,sparse,column_wise"]
+CASES += ["adagrad,sparse,column_wise"]
 pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
