@@ -21,6 +21,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
@@ -116,6 +117,10 @@ class Concat(Decoder):
     """The probes' vectors side by side."""
 
     side_by_side = True
+
+    def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
+        """Concatenates: called where another table of the group has to be decoded."""
+        return torch.cat(list(probes), dim=1)
 
 
 class Rows(Protocol):
