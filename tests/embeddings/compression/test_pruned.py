@@ -23,6 +23,7 @@ from recsys.testing.table import (
     make_tables,
     vectors,
 )
+from tests.embeddings.compression.successors import collection_of
 
 # 1 column in most rows, all in few, none in the others: every layout can hold it.
 KEPT, NNZ = 13, 25
@@ -36,26 +37,6 @@ def sparse_weight(spec: TableSpec = SPEC, seed: int = 0) -> Tensor:
     weight[rows, torch.arange(13) % spec.embedding_dim] = torch.randn(13, generator=generator)
     weight[rows[:4]] = torch.randn(4, spec.embedding_dim, generator=generator)
     return weight
-
-
-def collection_of(successor: Successor, spec: TableSpec, dtype=None) -> EmbeddingCollection:
-    """What freezing does, for the one table."""
-    tables = EmbeddingCollection(
-        {"embedding": [OTHER, spec]},
-        ("other", "item"),
-        schemes={f"embedding.{spec.name}": successor.scheme},
-        dtype=dtype,
-    )
-    tables.reset_parameters(0)
-    part = tables._parts[f"embedding.{spec.name}"]
-    if successor.encoder is not None:
-        part.encoder.load_state_dict(dict(successor.encoder))
-    if successor.decoder is not None:
-        part.decoder.load_state_dict(dict(successor.decoder))
-    if successor.probes:
-        names = (f"embedding.{probe.name}" for probe in part.probes)
-        tables.store.load_weights(dict(zip(names, successor.probes)))
-    return tables
 
 
 def packed(weight: Tensor, layout: Layout, spec: TableSpec = SPEC) -> Successor:
