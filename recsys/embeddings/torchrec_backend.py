@@ -317,7 +317,6 @@ class TorchrecStore(nn.Module):
             for name, parts in self.shards().items():
                 if name not in weights:
                     continue
-                dim = self.table(name).spec.embedding_dim
                 for first, column, part in parts:
                     part.zero_()
                     mine = weights[name][first : first + len(part), column : column + part.shape[1]]

@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 
 from recsys.embeddings.collection import EmbeddingCollection
+from recsys.embeddings.freeze import freeze
+from recsys.embeddings.memory import tensor_bytes
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.embeddings.scheme import Scheme
 from recsys.errors import SchemaError
@@ -109,6 +111,10 @@ class TableConformance:
     """The way to hold a table that is under test."""
     spec: ClassVar[TableSpec] = SPEC
     """The table; its one feature is ``item``."""
+    size_is_known: ClassVar[bool] = True
+    """Whether the frozen size is known before training (pruned tables: only afterwards)."""
+    cuts_when_frozen: ClassVar[bool] = False
+    """Whether freezing an unfinished table sets values to zero (pruning to a target)."""
     std_tolerance: ClassVar[float] = 0.1
     """Relative error allowed in the standard deviation of the start values."""
 
@@ -212,6 +218,25 @@ class TableConformance:
         tables, other = self.tables(seed=1), self.tables(seed=2)
         other.load_state_dict({k: v.clone() for k, v in tables.state_dict().items()})
         assert torch.equal(vectors(other, self.indices), vectors(tables, self.indices))
+
+    def test_json_round_trip(self) -> None:
+        """The scheme is plain configuration."""
+        assert type(self.scheme).model_validate_json(self.scheme.model_dump_json()) == self.scheme
+
+    def test_frozen_is_the_eval_forward(self) -> None:
+        """Frozen in fp32 the vectors stay, and the bytes are what was said before and is held."""
+        tables = self.tables()
+        self.step(tables, [3, 5])
+        tables.eval()
+        frozen = freeze(tables)
+        got, expected = vectors(frozen, self.indices), vectors(tables, self.indices)
+        if self.cuts_when_frozen:
+            expected = torch.where(got == 0, 0.0, expected)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+        assert not any(parameter.requires_grad for parameter in frozen.table_parameters())
+        held = frozen.bytes("infer").total
+        assert held == tensor_bytes([*frozen.parameters(), *frozen.buffers()])
+        assert held == tables.bytes("infer").total or not self.size_is_known
 
     def test_builds_on_meta(self) -> None:
         """No memory until it is asked for."""
