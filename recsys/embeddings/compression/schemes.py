@@ -12,35 +12,53 @@ from pydantic import Field
 from recsys.embeddings.compression.adapt_emb import AdaptEmb
 from recsys.embeddings.compression.alpt import ALPT
 from recsys.embeddings.compression.auto_dim import AutoDim
+from recsys.embeddings.compression.auto_srh import AutoSrh
 from recsys.embeddings.compression.cafe import CAFE
 from recsys.embeddings.compression.cce import CCE
+from recsys.embeddings.compression.dedup import Dedup
 from recsys.embeddings.compression.deep_light import DeepLight
+from recsys.embeddings.compression.double_hash import DoubleHash
 from recsys.embeddings.compression.grid import Grid
 from recsys.embeddings.compression.hash import Hash
+from recsys.embeddings.compression.hash_embedding import HashEmbedding
 from recsys.embeddings.compression.low_precision import LowPrecision
 from recsys.embeddings.compression.mixed_dimension import MixedDimension
 from recsys.embeddings.compression.opt_embed import OptEmbed
+from recsys.embeddings.compression.pep import PEP
+from recsys.embeddings.compression.product_hash import ProductHash
 from recsys.embeddings.compression.pruned import Pruned
+from recsys.embeddings.compression.qat import QAT
+from recsys.embeddings.compression.quotient_remainder import QuotientRemainder
+from recsys.embeddings.compression.robe import ROBE
 from recsys.embeddings.compression.tt_rec import TTRec
 from recsys.embeddings.compression.unified import UnifiedEmbedding
 from recsys.embeddings.scheme import Full
 
 AnyScheme = Annotated[
     Full
+    | PEP
+    | AutoSrh
     | AdaptEmb
     | ALPT
     | AutoDim
     | CAFE
     | CCE
     | DeepLight
+    | DoubleHash
     | Grid
     | Hash
+    | HashEmbedding
     | LowPrecision
     | MixedDimension
     | OptEmbed
     | Pruned
+    | QuotientRemainder
     | TTRec
-    | UnifiedEmbedding,
+    | UnifiedEmbedding
+    | Dedup
+    | ProductHash
+    | QAT
+    | ROBE,
     Field(discriminator="kind"),
 ]
 """A scheme as configuration: ``{kind: hash, num_buckets: 1000}``."""

@@ -67,7 +67,7 @@ def train(
     )
     apart = {id(parameter) for parameter in tables.architecture_parameters()}
     dense = [p for p in tables.decoders.parameters() if id(p) not in apart]
-    adam = torch.optim.Adam(dense, lr=learning_rate) if dense else None
+    adam = torch.optim.Adam(dense, lr=1e-3) if dense else None
     losses = []
     for _ in range(steps):
         rows.zero_grad()
