@@ -231,6 +231,7 @@ class SeedJob:
             context.say(f"phase `{before.name}` is done, preparing `{following.name}`")
             successors = advance(model, members, before, following, context)
             model = next_model(model, successors, following, self.seed)
+            del trainer, tables, context, successors  # the old model, before the new one trains
             state = PhaseStart(number, model.embeddings.schemes, model.state_dict(), done)
             starts.save(state, ranks)
 

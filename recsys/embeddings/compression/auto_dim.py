@@ -103,11 +103,14 @@ class WidthMixture(Decoder):
         chances, real = self.chances(noise), (indices != PAD_INDEX).unsqueeze(1)
         wide = [matrix([probe], None) for matrix, probe in zip(self.matrices, probes)]
         return sum(
-            (chances[i] * self._normal(i, value, real) for i, value in enumerate(wide)),
+            (
+                chances[i] * self._normal(i, value, real, probes[i].requires_grad)
+                for i, value in enumerate(wide)
+            ),
             torch.zeros_like(wide[0]),
         )
 
-    def _normal(self, candidate: int, value: Tensor, real: Tensor) -> Tensor:
+    def _normal(self, candidate: int, value: Tensor, real: Tensor, learns: bool) -> Tensor:
         """Batch normalisation over real indices; running statistics where there are too few."""
         mean, variance = self.mean[candidate], self.variance[candidate]
         if self.training:
@@ -115,10 +118,11 @@ class WidthMixture(Decoder):
             if int(count) > 1:
                 mean = torch.where(real, value, 0.0).sum(0) / count
                 variance = torch.where(real, value - mean, 0.0).square().sum(0) / count
-                with torch.no_grad():
-                    self.mean[candidate].lerp_(mean, _MOMENTUM)
-                    unbiased = variance * (count / (count - 1))
-                    self.variance[candidate].lerp_(unbiased, _MOMENTUM)
+                if learns:  # not on batches that train the architecture alone
+                    with torch.no_grad():
+                        self.mean[candidate].lerp_(mean, _MOMENTUM)
+                        unbiased = variance * (count / (count - 1))
+                        self.variance[candidate].lerp_(unbiased, _MOMENTUM)
         return (value - mean) / (variance + _EPS).sqrt()
 
     def architecture(self) -> list[nn.Parameter]:

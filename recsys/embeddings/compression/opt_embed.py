@@ -173,16 +173,16 @@ class OptEmbed(Scheme):
     def _widened(
         self, tables: Sequence[TableSpec], plan: dict[str, Scheme], budget: int
     ) -> dict[str, Scheme]:
-        """One column more for tables that still fit, the largest first."""
+        """More columns for tables that still fit, the largest first."""
         left = budget - planned_bytes(tables, plan)
         for table in sorted(tables, key=lambda table: -table.num_embeddings):
             scheme, column = plan[table.name], 4 * table.num_embeddings
             assert isinstance(scheme, OptEmbed) and scheme.expected is not None
             kept, width = scheme.expected
-            if width < table.embedding_dim and column <= left:
-                left -= column
-                update = {"expected": (kept, width + 1)}
-                plan[table.name] = scheme.model_copy(update=update)
+            more = min(table.embedding_dim - width, left // column)
+            left -= more * column
+            update = {"expected": (kept, width + more)}
+            plan[table.name] = scheme.model_copy(update=update)
         return plan
 
     def final(self, table: TableSpec, kept: int, width: int) -> Scheme:
