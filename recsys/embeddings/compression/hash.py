@@ -11,23 +11,31 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from recsys.embeddings.compression.budget import check_fixed, fit, smaller_of
+from recsys.embeddings.compression.budget import check_fixed
 from recsys.embeddings.compression.hashing import HashEncoder
+from recsys.embeddings.compression.multiplex import fit_share, keep_full, spans
 from recsys.embeddings.scheme import Decoder, Part, Scheme
 from recsys.schema import TableSpec
 
 
 class Hash(Scheme):
-    """Row ``1 + h(x; salt) mod M``: M rows instead of n.
+    """M rows instead of n: ``e(x) = E[h(x)]``, h(x) in 1 .. M.
 
-    With ``multiplex`` one table of M rows serves all logical tables, each with its own salt.
+    With ``multiplex`` one table of M rows serves all logical tables of a width, each with a hash
+    of its own: the ids of a small table do not crowd a small physical one. It starts as the first
+    of them asks.
 
-    Memory: ``4 (M + 1) D`` bytes a table (row 0 is PAD).
+    Memory: ``4 (M + 1) D + 8`` bytes a table (row 0 is PAD, 8 bytes of salt); multiplexed once
+    ``4 (M + 1) D`` and 8 bytes a table. It reaches any budget.
+
+    Configuration::
+
+        compression: {scheme: {kind: hash, multiplex: true}, ratio: 0.1}
 
     Example:
         >>> table = TableSpec(name="user", num_embeddings=1000, embedding_dim=8,
         ...                   feature_names=("user",), pooling="sum")
-        >>> Hash().plan([table], budget=3200)["user"].num_buckets
+        >>> Hash().plan([table], budget=3208)["user"].num_buckets
         99
 
     Source:
@@ -51,25 +59,17 @@ class Hash(Scheme):
         if budget is None or self.num_buckets is not None:
             self.need(num_buckets=self.num_buckets)
             fixed: dict[str, Scheme] = {table.name: self for table in tables}
+            fixed = keep_full(tables, fixed, self.multiplex)
             return check_fixed(self.kind, tables, budget, fixed)
-        return fit(self.kind, tables, budget, lambda share: self._at(tables, share))
+        found = spans(tables, self.multiplex)
 
-    def _at(self, tables: Sequence[TableSpec], share: float) -> dict[str, Scheme]:
-        """The plan that keeps this share of the rows."""
-        rows = {table.name: table.num_embeddings for table in tables}
-        if self.multiplex:
-            by_width = {
-                width: sum(rows[t.name] for t in tables if t.embedding_dim == width)
-                for width in {table.embedding_dim for table in tables}
+        def at(share: float) -> dict[str, Scheme]:
+            return {
+                name: self.model_copy(update={"num_buckets": max(1, math.ceil(share * total))})
+                for name, (_, total) in found.items()
             }
-            rows = {table.name: by_width[table.embedding_dim] for table in tables}
-        plan: dict[str, Scheme] = {
-            name: self.model_copy(update={"num_buckets": max(1, math.ceil(share * count))})
-            for name, count in rows.items()
-        }
-        if self.multiplex:
-            return plan
-        return {table.name: smaller_of(table, plan[table.name]) for table in tables}
+
+        return fit_share(self.kind, tables, budget, self.multiplex, at)
 
     def part(self, table: TableSpec) -> Part:
         """One hashed probe."""
