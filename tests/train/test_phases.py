@@ -126,7 +126,7 @@ def make_step() -> tuple[TrainStep, MemoryLoader]:
 
 def everything(step: TrainStep) -> dict[str, torch.Tensor]:
     assert step.tables is not None
-    parameters = {f"p:{n}": p for n, p in step.model.named_parameters()}
+    parameters = {f"p:{n}": p for n, p in step.model.state_dict().items()}
     states = {f"t:{n}": s for n, s in step.tables.state_dict().items()}
     states |= {f"d:{n}": s for n, s in step.dense.state_dict().items()}
     return {name: value.detach().clone() for name, value in {**parameters, **states}.items()}
@@ -137,7 +137,6 @@ def test_an_architecture_step_trains_the_architecture_alone():
     first, second = list(loader)
     step(first, 1.0)
     before = everything(step)
-    counted = step.model.state_dict()["embeddings.decoders.embedding/user.steps"].clone()
     torch.manual_seed(0)
     loss = step.train_architecture(second, 0.5)
     after = everything(step)
@@ -145,7 +144,6 @@ def test_an_architecture_step_trains_the_architecture_alone():
     alphas = {name for name in before if name.endswith(".alpha")}
     assert changed == alphas and len(alphas) == 2
     assert step.model.embeddings.trains_tables
-    assert torch.equal(step.model.state_dict()["embeddings.decoders.embedding/user.steps"], counted)
     # Plain SGD: minus half of the gradient that autograd gives for the same loss.
     for name in alphas:
         dict(step.model.named_parameters())[name.removeprefix("p:")].data.copy_(before[name])
