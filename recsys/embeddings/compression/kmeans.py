@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 _FLAT = 512  # most clusters found at once; more are found inside coarser ones
-_SAMPLE = 256  # most points a cluster that centroids are fitted on, as in FAISS
-_BLOCK = 1 << 24  # distances held at a time
+_SAMPLE = 128  # most points a cluster that centroids are fitted on
+_BLOCK = 1 << 18  # distances held at a time: they stay in the cache
 
 
 def kmeans(
@@ -117,8 +117,11 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
     """
     found = torch.empty(points.shape[0], dtype=torch.int64, device=points.device)
     half = centers.square().sum(1) / 2
-    block = max(1, _BLOCK // centers.shape[0])
+    block = max(1, min(points.shape[0], _BLOCK // centers.shape[0]))
+    distances = points.new_empty(block, centers.shape[0])
     for start in range(0, points.shape[0], block):
         some = points[start : start + block]
-        found[start : start + block] = torch.addmm(half, some, centers.T, alpha=-1).argmin(1)
+        mine = distances[: some.shape[0]]
+        torch.addmm(half, some, centers.T, alpha=-1, out=mine)
+        found[start : start + block] = mine.min(1).indices
     return found
