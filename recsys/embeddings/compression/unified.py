@@ -5,7 +5,6 @@ Stability: experimental
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -13,9 +12,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys.embeddings.compression.budget import check_fixed, full_bytes, infeasible, planned_bytes
+from recsys.embeddings.compression.budget import check_fixed, full_bytes
 from recsys.embeddings.compression.hashing import HashEncoder
-from recsys.embeddings.scheme import Concat, Decoder, Full, Part, Scheme
+from recsys.embeddings.compression.shared_table import (
+    by_start,
+    half_width,
+    share_out,
+    side_by_side,
+)
+from recsys.embeddings.scheme import Decoder, Full, Part, Scheme
 from recsys.layers.initialization import normal_
 from recsys.schema import Name, TableSpec
 
@@ -73,40 +78,20 @@ class UnifiedEmbedding(Scheme):
             self.need(num_buckets=self.num_buckets)
         elif self.num_buckets is None and full_bytes(tables) <= budget:
             return {table.name: Full() for table in tables}
-        pools: dict[str, list[TableSpec]] = {}
-        for table in tables:
-            pools.setdefault(table.init.model_dump_json(), []).append(table)
-        plan: dict[str, Scheme] = {}
-        for number, mine in enumerate(pools.values()):
-            widest = max(table.embedding_dim for table in mine)
-            chunk = min(self.chunk or half_width(widest), widest)
-            same = self.model_copy(update={"chunk": chunk, "pool": number})
-            plan |= {table.name: same for table in mine}
-        if budget is None or self.num_buckets is not None:
-            return check_fixed(self.kind, tables, budget, plan)
-        return self._fill(tables, budget, list(pools.values()), plan)
+        pools = by_start(tables)
+        widest = [max(table.embedding_dim for table in mine) for mine in pools]
+        chunks = [min(self.chunk or half_width(width), width) for width in widest]
 
-    def _fill(
-        self,
-        tables: Sequence[TableSpec],
-        budget: int,
-        pools: Sequence[Sequence[TableSpec]],
-        plan: dict[str, Scheme],
-    ) -> dict[str, Scheme]:
-        """States the rows: what one row leaves of the budget is shared out over the pools."""
-        one_row = {
-            name: scheme.model_copy(update={"num_buckets": 1}) for name, scheme in plan.items()
-        }
-        least = planned_bytes(tables, one_row)
-        if least > budget:
-            raise infeasible(self.kind, tables, budget, least)
-        for mine in pools:
-            scheme = plan[mine[0].name]
-            assert isinstance(scheme, UnifiedEmbedding) and scheme.chunk is not None
-            share = (budget - least) * full_bytes(mine) // full_bytes(tables)
-            sized = scheme.model_copy(update={"num_buckets": 1 + share // (4 * scheme.chunk)})
-            plan |= {table.name: sized for table in mine}
-        return plan
+        def at(pool: int, rows: int) -> Scheme:
+            sizes = {"chunk": chunks[pool], "pool": pool, "num_buckets": rows}
+            return self.model_copy(update=sizes)
+
+        if self.num_buckets is not None:
+            count = self.num_buckets
+            fixed = {t.name: at(pool, count) for pool, mine in enumerate(pools) for t in mine}
+            return check_fixed(self.kind, tables, budget, fixed)
+        assert budget is not None
+        return share_out(self.kind, budget, pools, [4 * chunk for chunk in chunks], at)
 
     def part(self, table: TableSpec) -> Part:
         """Probes of the shared table, side by side."""
@@ -128,50 +113,6 @@ class UnifiedEmbedding(Scheme):
         else:
             decoder = side_by_side(count * self.chunk, table.embedding_dim)
         return Part((probe,) * count, encoder, decoder)
-
-
-def half_width(widest: int) -> int:
-    """Half of a width, rounded up to a multiple of 4 (which fused GPU kernels want).
-
-    So a vector has two probes, or one where it is narrow.
-
-    Args:
-        widest: Of the tables that share.
-
-    Example:
-        >>> [half_width(width) for width in (1, 4, 10, 16, 64)]
-        [1, 4, 8, 8, 32]
-    """
-    return min(widest, 4 * math.ceil(widest / 8))
-
-
-def side_by_side(width: int, dim: int) -> Decoder:
-    """The probes' vectors one after the other, cut off where they are too wide.
-
-    Args:
-        width: Of all probes together.
-        dim: What is wanted.
-    """
-    return Concat() if width == dim else Head(dim)
-
-
-class Head(Decoder):
-    """The first ``dim`` columns of the probes' vectors side by side.
-
-    Args:
-        dim: D.
-
-    Shape:
-        - as `Decoder`
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
-        """Concatenates and cuts."""
-        return torch.cat(list(probes), dim=1)[:, : self.dim]
 
 
 class Projection(Decoder):
