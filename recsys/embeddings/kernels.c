@@ -30,7 +30,7 @@
 #endif
 
 enum { PAD = 0, AHEAD = 16, BLOCK = 128, LANES = 8, LINE = 16 /* floats in a cache line */ };
-enum { LINE_BYTES = 64, CHUNK = 64 /* columns decoded at once */, HEADER = 4 };
+enum { LINE_BYTES = 64, CHUNK = 16 /* columns decoded at once */, HEADER = 4 };
 enum { FP32, FP16, INT8, INT4, INT2 }; /* how rows are stored, see row_format.py */
 enum { SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM };
 
@@ -90,15 +90,18 @@ INLINE void prefetch_row(const float *row, int64_t dim) {
     for (int64_t d = 0; d < dim; d += LINE) PREFETCH_READ(row + d);
 }
 
+/* fp16 to float32. No float32 subnormals on the way, so flushing them is harmless. */
+INLINE uint32_t half_bits(uint16_t half, uint32_t small) {
+    uint32_t magnitude = half & 0x7fff, is_small = -(uint32_t)(magnitude < 0x400);
+    uint32_t normal = (magnitude << 13) + (112u << 23);
+    return (small & is_small) | (normal & ~is_small) | (uint32_t)(half & 0x8000) << 16;
+}
+
 INLINE float half_to_float(uint16_t half) {
-    uint32_t magnitude = half & 0x7fff, sign = (uint32_t)(half & 0x8000) << 16, bits;
-    const uint32_t shifted = magnitude << 13, base = 113u << 23; /* base: 2^-14 */
-    uint32_t small = shifted + base;
-    float value, least;
-    memcpy(&value, &small, sizeof value), memcpy(&least, &base, sizeof least);
-    value -= least; /* of fp16 subnormals, without float32 subnormals */
-    memcpy(&small, &value, sizeof small);
-    bits = (magnitude < 0x400 ? small : shifted + (112u << 23)) | sign;
+    float value = (float)(half & 0x7fff) * 0x1p-24f; /* right for fp16 subnormals */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = half_bits(half, bits);
     memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -111,58 +114,97 @@ INLINE int64_t row_size(const int64_t dim, const int kind) {
                           : HEADER + dim / 4;
 }
 
-/* Columns [from, from + n) of a row; from is a multiple of CHUNK, n at most that. */
-INLINE void decode(const uint8_t *row, int64_t from, const int64_t n, float *restrict out,
-                   const int kind) {
+/* One column of a row. */
+INLINE float decode(const uint8_t *row, int64_t d, float scale, float bias, const int kind) {
     if (kind == FP16) {
-        uint16_t halves[CHUNK];
-        memcpy(halves, row + 2 * from, 2 * (size_t)n);
-        for (int64_t d = 0; d < n; ++d) out[d] = half_to_float(halves[d]);
-        return;
+        uint16_t half;
+        memcpy(&half, row + 2 * d, sizeof half);
+        return half_to_float(half);
     }
-    uint16_t header[2];
-    memcpy(header, row, sizeof header);
-    const float scale = half_to_float(header[0]), bias = half_to_float(header[1]);
     const uint8_t *in = row + HEADER;
-    if (kind == INT8) {
-        for (int64_t d = 0; d < n; ++d) out[d] = scale * (float)in[from + d] + bias;
-        return;
+    int code = kind == INT8   ? in[d]
+               : kind == INT4 ? in[d / 2] >> (d % 2 * 4) & 15
+                              : in[d / 4] >> (d % 4 * 2) & 3;
+    return scale * (float)code + bias;
+}
+
+#if defined(__GNUC__)
+typedef float floats_t __attribute__((vector_size(4 * CHUNK)));
+typedef uint32_t words_t __attribute__((vector_size(4 * CHUNK)));
+typedef int32_t ints_t __attribute__((vector_size(4 * CHUNK)));
+typedef uint16_t halves_t __attribute__((vector_size(2 * CHUNK)));
+
+/* out = columns [from, from + CHUNK), or out += weight * them, as with `decode`. */
+INLINE void put_chunk(const uint8_t *row, int64_t from, float scale, float bias, int add,
+                      float weight, float *out, const int kind) {
+    const uint8_t *in = row + HEADER;
+    floats_t values, sum;
+    words_t words;
+    uint32_t w[4];
+    if (kind == FP16) {
+        halves_t halves;
+        memcpy(&halves, row + 2 * from, sizeof halves);
+        words = __builtin_convertvector(halves, words_t);
+        words_t magnitude = words & 0x7fff, is_small = (words_t)(magnitude < 0x400);
+        words_t small = (words_t)(__builtin_convertvector((ints_t)magnitude, floats_t) * 0x1p-24f);
+        words_t normal = (magnitude << 13) + (112u << 23);
+        words = (small & is_small) | (normal & ~is_small) | (words & 0x8000) << 16;
+        values = (floats_t)words;
+    } else {
+        if (kind == INT8) {
+            memcpy(w, in + from, 16);
+            words = (words_t){w[0], w[0], w[0], w[0], w[1], w[1], w[1], w[1],
+                              w[2], w[2], w[2], w[2], w[3], w[3], w[3], w[3]};
+            words = words >> (words_t){0, 8, 16, 24, 0, 8, 16, 24, 0, 8, 16, 24, 0, 8, 16, 24};
+            words &= 255;
+        } else if (kind == INT4) {
+            memcpy(w, in + from / 2, 8);
+            words = (words_t){w[0], w[0], w[0], w[0], w[0], w[0], w[0], w[0],
+                              w[1], w[1], w[1], w[1], w[1], w[1], w[1], w[1]};
+            words = words >> (words_t){0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+            words &= 15;
+        } else {
+            memcpy(w, in + from / 4, 4);
+            words = (words_t){w[0], w[0], w[0], w[0], w[0], w[0], w[0], w[0],
+                              w[0], w[0], w[0], w[0], w[0], w[0], w[0], w[0]};
+            words = words >> (words_t){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+            words &= 3;
+        }
+        values = scale * __builtin_convertvector((ints_t)words, floats_t) + bias;
     }
-    uint8_t codes[CHUNK];
-    if (kind == INT4)
-        for (int64_t i = 0; i < n / 2; ++i) {
-            uint8_t byte = in[from / 2 + i];
-            codes[2 * i] = byte & 15, codes[2 * i + 1] = byte >> 4;
-        }
-    else
-        for (int64_t i = 0; i < n / 4; ++i) {
-            uint8_t byte = in[from / 4 + i];
-            codes[4 * i] = byte & 3, codes[4 * i + 1] = (byte >> 2) & 3;
-            codes[4 * i + 2] = (byte >> 4) & 3, codes[4 * i + 3] = byte >> 6;
-        }
-    for (int64_t d = 0; d < n; ++d) out[d] = scale * (float)codes[d] + bias;
+    if (add) {
+        memcpy(&sum, out + from, sizeof sum);
+        values = sum + weight * values;
+    }
+    memcpy(out + from, &values, sizeof values);
 }
+#endif
 
-INLINE void put_row(const uint8_t *row, float *out, const int64_t dim, const int kind) {
-    if (kind == FP32)
-        memcpy(out, row, 4 * (size_t)dim);
-    else
-        for (int64_t from = 0; from < dim; from += CHUNK)
-            decode(row, from, dim - from < CHUNK ? dim - from : CHUNK, out + from, kind);
-}
-
-INLINE void add_row(const uint8_t *row, float weight, float *out, const int64_t dim,
+/* out = row, or out += weight * row. */
+INLINE void put_row(const uint8_t *row, int add, float weight, float *out, const int64_t dim,
                     const int kind) {
     if (kind == FP32) {
         const float *in = (const float *)row;
-        for (int64_t d = 0; d < dim; ++d) out[d] += weight * in[d];
+        if (add)
+            for (int64_t d = 0; d < dim; ++d) out[d] += weight * in[d];
+        else
+            for (int64_t d = 0; d < dim; ++d) out[d] = in[d];
         return;
     }
-    float values[CHUNK];
-    for (int64_t from = 0; from < dim; from += CHUNK) {
-        const int64_t n = dim - from < CHUNK ? dim - from : CHUNK;
-        decode(row, from, n, values, kind);
-        for (int64_t d = 0; d < n; ++d) out[from + d] += weight * values[d];
+    float scale = 0, bias = 0;
+    if (kind != FP16) {
+        uint16_t header[2];
+        memcpy(header, row, sizeof header);
+        scale = half_to_float(header[0]), bias = half_to_float(header[1]);
+    }
+    int64_t from = 0;
+#if defined(__GNUC__)
+    for (; from + CHUNK <= dim; from += CHUNK)
+        put_chunk(row, from, scale, bias, add, weight, out, kind);
+#endif
+    for (; from < dim; ++from) {
+        float value = decode(row, from, scale, bias, kind);
+        out[from] = add ? out[from] + weight * value : value;
     }
 }
 
@@ -187,7 +229,7 @@ INLINE int64_t pool_rows(const lookup_t *look, const int32_t *values, const floa
             if (row == PAD)
                 for (int64_t d = 0; d < dim; ++d) out[d] = 0;
             else
-                put_row(table + row * size, out, dim, kind);
+                put_row(table + row * size, 0, 1.0f, out, dim, kind);
             continue;
         }
         for (int64_t d = 0; d < dim; ++d) out[d] = 0;
@@ -196,7 +238,8 @@ INLINE int64_t pool_rows(const lookup_t *look, const int32_t *values, const floa
                 prefetch_bytes(table + values[position + AHEAD] * size, size);
             int64_t row = values[position];
             if (row == PAD) continue;
-            add_row(table + row * size, weights ? weights[position] : 1.0f, out, dim, kind);
+            float weight = weights ? weights[position] : 1.0f;
+            put_row(table + row * size, 1, weight, out, dim, kind);
         }
         if (look->mean && length > 1)
             for (int64_t d = 0; d < dim; ++d) out[d] /= (float)length;
