@@ -190,7 +190,9 @@ def dequantize_rows(rows: Tensor, dtype: Dtype) -> Tensor:
     """
     if not is_quantized(dtype):
         return rows.float()
-    header = rows[:, :_HEADER].contiguous().view(torch.float16).float()
+    # Not a view of the bytes as fp16: rows of odd size are not aligned.
+    header = rows[:, 0:_HEADER:2].int() | (rows[:, 1:_HEADER:2].int() << 8)
+    header = header.to(torch.int16).view(torch.float16).float()
     codes = rows[:, _HEADER:]
     bits = BITS[dtype]
     if bits < 8:
