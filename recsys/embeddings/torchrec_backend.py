@@ -158,6 +158,9 @@ class TorchrecStore(nn.Module):
         tables = ShardedTables(bags, rows, self._options.weighted)
         for configs in tables.configs():
             for config, names in zip(configs, get_embedding_names_by_table(configs)):
+                if isinstance(config, torchrec.EmbeddingConfig):
+                    # Names are unique in a collection only, and there is one a width.
+                    names = [f"ec{config.embedding_dim}/{name}" for name in names]
                 self._names.update(zip(owners[config.name], names))
         return tables
 
@@ -223,7 +226,11 @@ class TorchrecStore(nn.Module):
         self._check_batch_size(ids.batch_size)
         outputs = self._dmp(to_kjt(ids, self.keys, self._options.weighted))
         bags = outputs.pop("ebc", None)
-        self._read = {n: rows.values() for found in outputs.values() for n, rows in found.items()}
+        self._read = {
+            f"{module}/{name}": rows.values()
+            for module, found in outputs.items()
+            for name, rows in found.items()
+        }
         self._read_from = ids.values
         for rows in self._read.values():
             if rows.requires_grad:  # backward updates the tables: what was read is old then
