@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_EXACT = 1024  # up to so many blocks all pairs are compared
+_EXACT = 512  # up to so many blocks all pairs are compared
 _PROJECTIONS = 8
-_PAIRS = 1 << 16  # compared at a time
+_PAIRS = 1 << 13  # compared at a time
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def _pairs(blocks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, 
         one, other = order[:-1].flatten(), order[1:].flatten()
         first, second = torch.minimum(one, other), torch.maximum(one, other)
     distances = [
-        (blocks[a] - blocks[b]).square().sum(1)
+        (blocks.index_select(0, a) - blocks.index_select(0, b)).square().sum(1)
         for a, b in zip(first.split(_PAIRS), second.split(_PAIRS))
     ]
     return first, second, torch.cat(distances) if distances else blocks.new_empty(0)
