@@ -91,8 +91,8 @@ class HashEmbedding(Scheme):
 
     Source:
         Svenstrup, Hansen, Winther, "Hash Embeddings for Efficient Word Representations", NeurIPS
-        2017, section 2 (K = 2; far more importance rows than buckets; half of the numbers in
-        each is the rule of thomasahle/cce). p starts at 1 and not at random: with E random,
+        2017 (K = 2 and far more importance rows than buckets; half of the numbers in each is the
+        rule of thomasahle/cce). p starts at 1 and not at random: with E random,
         nothing is symmetric, and rows start with the deviation asked for. p is not appended to
         the vector, whose width is D.
     """
