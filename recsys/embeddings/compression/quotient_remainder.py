@@ -95,8 +95,9 @@ class QuotientRemainder(Scheme):
     Source:
         Shi et al., "Compositional Embeddings Using Complementary Partitions for Memory-Efficient
         Recommendation Systems", KDD 2020, the quotient-remainder trick. R is the large table
-        here; in facebookresearch/dlrm (tricks/qr_embedding_bag.py) Q is. Bags are pooled after the product; dlrm multiplies pooled rows (its issue
-        366). Start values are ours. A table of width 1 is summed where others are side by side.
+        here; in facebookresearch/dlrm (tricks/qr_embedding_bag.py) Q is. Bags are pooled
+        after the product; dlrm multiplies pooled rows (its issue 366). Start values are
+        ours. A table of width 1 is summed where others are side by side.
     """
 
     narrow: ClassVar[bool] = True
