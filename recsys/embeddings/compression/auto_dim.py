@@ -13,7 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, distributed, nn
 
-from recsys.embeddings.compression.budget import check_fixed, infeasible, planned_bytes, smaller_of
+from recsys.embeddings.compression.budget import (
+    check_fixed,
+    infeasible,
+    planned_bytes,
+    search_first,
+    smaller_of,
+)
+from recsys.embeddings.compression.knapsack import choose
 from recsys.embeddings.compression.mixed_dimension import Projection
 from recsys.embeddings.scheme import (
     Decoder,
@@ -34,7 +41,6 @@ from recsys.schema import PAD_INDEX, TableSpec
 _EPS = 1e-5
 _MOMENTUM = 0.1
 _LEAST_TEMPERATURE = 0.01
-_BUCKETS = 1 << 14  # of bytes, in the choice under a budget
 
 
 class WidthMixture(Decoder):
@@ -284,6 +290,12 @@ class AutoDim(Scheme):
             update={"name": f"{table.name}@width{width}", "embedding_dim": width}
         )
 
+    def frozen(self, trained: Trained) -> Successor:
+        """The table of the chosen width, as it is."""
+        if self.width is None:
+            raise search_first(self.kind, trained.table)
+        return successor_as_is(trained)
+
     def frozen_scheme(self) -> Scheme:
         """That of the expected width."""
         if self.width is not None or self.expected is None:
@@ -352,45 +364,3 @@ def _fill(sizes: Sequence[Sequence[int]], chosen: dict[str, int], left: int) -> 
                 left -= mine[at + 1] - mine[at]
                 chosen[name], grown = at + 1, True
                 break
-
-
-def choose(
-    scores: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], budget: int | None
-) -> list[int]:
-    """One candidate a table with the largest sum of scores within a budget.
-
-    Exact up to sizes rounded up to a 16,384th of the budget.
-
-    Args:
-        scores: Of every candidate of every table.
-        sizes: Bytes, alike.
-        budget: Most bytes; None for any.
-
-    Returns:
-        Positions; the smallest candidates where nothing else fits.
-
-    Example:
-        >>> choose([[0.0, 1.0], [0.0, 3.0]], [[1, 10], [1, 10]], budget=12)
-        [0, 1]
-    """
-    if budget is None:
-        return [max(range(len(mine)), key=mine.__getitem__) for mine in scores]
-    unit = max(1, budget // _BUCKETS)
-    buckets = budget // unit
-    best = torch.zeros(buckets + 1, dtype=torch.float64)  # by buckets spent at most
-    taken: list[Tensor] = []
-    for mine, bytes_ in zip(scores, sizes):
-        options = torch.full((len(mine), buckets + 1), -math.inf, dtype=torch.float64)
-        for i, (score, size) in enumerate(zip(mine, bytes_)):
-            cost = -(-size // unit)
-            if cost <= buckets:
-                options[i, cost:] = best[: buckets + 1 - cost] + score
-        best, choice = options.max(0)
-        taken.append(choice)
-    if best[buckets] == -math.inf:
-        return [min(range(len(mine)), key=mine.__getitem__) for mine in sizes]
-    left, picked = buckets, []
-    for choice, bytes_ in zip(reversed(taken), reversed(sizes)):
-        picked.append(int(choice[left]))
-        left -= -(-bytes_[picked[-1]] // unit)
-    return picked[::-1]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.scheme import Full, Scheme
-from recsys.errors import BudgetInfeasible
+from recsys.errors import BudgetInfeasible, ConfigError
 from recsys.schema import TableSpec
 
 _GROUP = "plan"
@@ -125,4 +125,17 @@ def infeasible(kind: str, tables: Sequence[TableSpec], budget: int, least: int) 
         f"({least / full:.4f}). Raise the budget, or take a scheme that reaches any size "
         "(`unified`, `hash`, `cafe`).",
         least,
+    )
+
+
+def search_first(kind: str, table: TableSpec) -> ConfigError:
+    """The error for freezing a table before its search.
+
+    Args:
+        kind: Of the scheme.
+        table: Frozen too early.
+    """
+    return ConfigError(
+        f"table `{table.name}`: scheme `{kind}` has not searched yet, so there is nothing to "
+        "serve. Train all of its phases (`recsys train` does), and freeze the model of the last."
     )

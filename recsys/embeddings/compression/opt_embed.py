@@ -13,7 +13,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys.embeddings import start_values
-from recsys.embeddings.compression.budget import check_fixed, fit, planned_bytes, smaller_of
+from recsys.embeddings.compression.budget import (
+    check_fixed,
+    fit,
+    planned_bytes,
+    search_first,
+    smaller_of,
+)
 from recsys.embeddings.compression.evolution import Evolution
 from recsys.embeddings.compression.opt_embed_supernet import Supernet
 from recsys.embeddings.compression.ranked import BitSet, ListSet, kept_rows, kept_rows_bytes
@@ -195,6 +201,12 @@ class OptEmbed(Scheme):
         """
         update = {"num_rows": kept, "width": width, "expected": None, "budget": None}
         return smaller_of(table, self.model_copy(update=update))
+
+    def frozen(self, trained: Trained) -> Successor:
+        """The kept rows, as they are."""
+        if not self.found:
+            raise search_first(self.kind, trained.table)
+        return successor_as_is(trained)
 
     def frozen_scheme(self) -> Scheme:
         """That of the expected rows and width."""

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from recsys.embeddings.collection import EmbeddingCollection
-from recsys.embeddings.compression.auto_dim import AutoDim, WidthMixture, choose
+from recsys.embeddings.compression.auto_dim import AutoDim, WidthMixture
 from recsys.embeddings.compression.budget import full_bytes, planned_bytes
+from recsys.embeddings.compression.knapsack import choose
+from recsys.embeddings.freeze import freeze
 from recsys.embeddings.scheme import Full, SearchContext
 from recsys.errors import BudgetInfeasible, ConfigError
 from recsys.testing.table import SPEC, TableConformance, bag_batch, make_tables, vectors
@@ -297,3 +299,16 @@ def test_the_supernet_pools_bags():
     two, seven = vectors(tables, [2, 7])
     got = tables(bag_batch([[2, 7, 2], []], [0.5, 2.0, 1.0]))["embedding"]["item"]
     torch.testing.assert_close(got, torch.stack([1.5 * two + 2 * seven, 0 * two]))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_frozen_tables(dtype):
+    spec = SPEC.model_copy(update={"embedding_dim": 16})
+    tables = made(AutoDim(width=4), spec).eval()
+    frozen = freeze(tables, dtype)
+    assert frozen.bytes().total == tables.bytes("infer", dtype=dtype).total
+    before = vectors(tables, range(40)).detach()
+    error = (vectors(frozen, range(40)) - before).abs().max().item()
+    assert error == 0 if dtype == "fp32" else 0 < error < 0.02 * before.abs().max().item()
+    with pytest.raises(ConfigError, match="has not searched yet"):
+        freeze(made(AutoDim(), spec))

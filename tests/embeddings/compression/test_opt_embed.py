@@ -17,6 +17,7 @@ from recsys.embeddings.compression.budget import full_bytes, planned_bytes
 from recsys.embeddings.compression.evolution import Evolution
 from recsys.embeddings.compression.opt_embed import OptEmbed
 from recsys.embeddings.compression.opt_embed_supernet import Step, Supernet
+from recsys.embeddings.freeze import freeze
 from recsys.embeddings.scheme import Full, SearchContext, Successor
 from recsys.embeddings.store import LocalStore
 from recsys.errors import BudgetInfeasible, ConfigError
@@ -423,3 +424,16 @@ def test_pruned_indices_count_in_a_mean():
     check_bags(tables, dense)
     got = tables(bag_batch([[5, 39]]))["embedding"]["item"]
     torch.testing.assert_close(got[0], dense[5] / 2)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_frozen_tables(dtype):
+    spec = SPEC.model_copy(update={"embedding_dim": 16})
+    tables = made(OptEmbed(num_rows=25, width=12), spec).eval()
+    frozen = freeze(tables, dtype)
+    assert frozen.bytes().total == tables.bytes("infer", dtype=dtype).total
+    before = vectors(tables, range(40)).detach()
+    error = (vectors(frozen, range(40)) - before).abs().max().item()
+    assert error == 0 if dtype == "fp32" else 0 < error < 0.02 * before.abs().max().item()
+    with pytest.raises(ConfigError, match="has not searched yet"):
+        freeze(made(OptEmbed(), spec))
