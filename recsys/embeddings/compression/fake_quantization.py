@@ -102,25 +102,21 @@ class Levels(Decoder):
     """Blocks of indices, and how large the numbers of each are, looked up now and then.
 
     A level is the mean or the largest absolute value of a block. It is taken after training steps
-    1, 2, 4, 8, ... up to ``period``, since rows grow fast at first, and then either after every
-    ``period``-th step or never again. Before that it is what the start values will give.
+    1, 2, 4, 8, ... up to ``period``, since rows grow fast at first, and then after every
+    ``period``-th step. Before that it is what the start values will give.
 
     Args:
         table: Logical.
         rows: Indices in every block, from index 1 on.
         largest: Largest value rather than the mean.
         period: Steps.
-        goes_on: Whether levels are still taken after the first period.
     """
 
     linear = False
 
-    def __init__(
-        self, table: TableSpec, rows: Sequence[int], largest: bool, period: int, goes_on: bool
-    ) -> None:
+    def __init__(self, table: TableSpec, rows: Sequence[int], largest: bool, period: int) -> None:
         super().__init__()
-        self.spec, self.largest = table, largest
-        self.period, self.goes_on = period, goes_on
+        self.spec, self.largest, self.period = table, largest, period
         self._ends = [1 + sum(rows[: i + 1]) for i in range(len(rows) - 1)]
         self.level: Tensor
         self.seen: Tensor
@@ -158,7 +154,7 @@ class Levels(Decoder):
         self.seen += 1
         seen = int(self.seen)
         early = seen <= self.period and seen & (seen - 1) == 0
-        if early or seen == self.period or (self.goes_on and seen % self.period == 0):
+        if early or seen % self.period == 0:
             self._take(rows)
 
     def _take(self, rows: Rows) -> None:
@@ -209,7 +205,7 @@ class BlockQuantized(Levels):
     def __init__(
         self, table: TableSpec, rows: Sequence[int], bits: Sequence[int], learned: bool, period: int
     ) -> None:
-        super().__init__(table, rows, not learned, period, goes_on=not learned)
+        super().__init__(table, rows, not learned, period)
         self.bits, self.learned = tuple(bits), learned
         if learned:
             self.log_factor = nn.Parameter(torch.zeros(len(self.bits)))
@@ -246,12 +242,12 @@ class BlockQuantized(Levels):
         assert indices is not None
         values, steps, block = probes[0].float(), self.steps(), self.block_of(indices)
         if self.learned and torch.is_grad_enabled():
-            steps = ScaledGradient.apply(steps, _lsq_factor(values, self.bits))
+            steps = ScaledGradient.apply(steps, lsq_factor(values, self.bits))
         mine = steps.index_select(0, block).unsqueeze(1)  # pyright: ignore[reportOptionalMemberAccess]
         return fake_quantize(values, mine, *self._ranges(block), self.learned)
 
 
-def _lsq_factor(values: Tensor, bits: Sequence[int]) -> Tensor:
+def lsq_factor(values: Tensor, bits: Sequence[int]) -> Tensor:
     """``1 / sqrt(numbers * largest code)``, LSQ's factor on gradients of steps."""
     highs = [max(1, limits(width)[1]) for width in bits]
     return torch.tensor([1 / math.sqrt(max(1, values.numel()) * high) for high in highs]).to(
@@ -313,5 +309,5 @@ class RowQuantized(Decoder):
         """Rounded vectors."""
         values, steps = probes[0].float(), self.steps(probes)
         if self.learned and torch.is_grad_enabled():
-            steps = ScaledGradient.apply(steps, _lsq_factor(values, [self.bits]))
+            steps = ScaledGradient.apply(steps, lsq_factor(values, [self.bits]))
         return fake_quantize(values, steps, *self._ranges(values), self.learned)  # pyright: ignore[reportArgumentType]

@@ -30,8 +30,8 @@ class QAT(Scheme):
     1, 2, 4, 8, ... of the first period, while rows grow from tiny start values; per row it is the
     row's own in every forward. ``scale=learned``: LSQ. The step is LSQ's start
     ``2 mean|w| / sqrt(2^(bits-1) - 1)`` times a learned factor ``exp(p)``; per table the mean is
-    taken within the first period only and the dense optimizer trains p; per row the mean is the
-    row's own and p is a table of width 1 under the embedding optimizer.
+    taken on the same schedule and the dense optimizer trains p; per row the mean is the row's own
+    and p is a table of width 1 under the embedding optimizer.
 
     What is served equals the eval forward bit for bit: codes packed in ``bits`` bits and the very
     steps of training (fp32 per table, bfloat16 per row).
@@ -51,7 +51,8 @@ class QAT(Scheme):
         the start. ``learned``: LSQ (Esser et al., "Learned Step Size Quantization", ICLR 2020),
         equations 3 and 5, gradients scaled by ``1 / sqrt(numbers in the batch * largest code)``.
         Differs: the logarithm of a factor is learned rather than the step, so that the optimizer's
-        rate is relative to it; per row the mean is not frozen.
+        rate is relative to it; the mean that it multiplies is not only that of the start, because
+        LSQ starts from trained weights and these do not.
     """
 
     narrow: ClassVar[bool] = True

@@ -15,14 +15,19 @@ from recsys.embeddings.compression.auto_dim import AutoDim
 from recsys.embeddings.compression.auto_srh import AutoSrh
 from recsys.embeddings.compression.cafe import CAFE
 from recsys.embeddings.compression.cce import CCE
+from recsys.embeddings.compression.codes import Codes
 from recsys.embeddings.compression.dedup import Dedup
 from recsys.embeddings.compression.deep_light import DeepLight
+from recsys.embeddings.compression.dhe import DHE
 from recsys.embeddings.compression.double_hash import DoubleHash
+from recsys.embeddings.compression.dpq import DPQ
 from recsys.embeddings.compression.grid import Grid
 from recsys.embeddings.compression.hash import Hash
 from recsys.embeddings.compression.hash_embedding import HashEmbedding
 from recsys.embeddings.compression.low_precision import LowPrecision
+from recsys.embeddings.compression.mgqe import MGQE
 from recsys.embeddings.compression.mixed_dimension import MixedDimension
+from recsys.embeddings.compression.mixed_precision import MixedPrecision
 from recsys.embeddings.compression.opt_embed import OptEmbed
 from recsys.embeddings.compression.pep import PEP
 from recsys.embeddings.compression.product_hash import ProductHash
@@ -36,29 +41,34 @@ from recsys.embeddings.scheme import Full
 
 AnyScheme = Annotated[
     Full
-    | PEP
-    | AutoSrh
     | AdaptEmb
     | ALPT
     | AutoDim
+    | AutoSrh
     | CAFE
     | CCE
+    | Codes
+    | Dedup
     | DeepLight
     | DoubleHash
+    | DPQ
     | Grid
     | Hash
     | HashEmbedding
     | LowPrecision
+    | MGQE
     | MixedDimension
     | OptEmbed
+    | PEP
+    | ProductHash
     | Pruned
+    | QAT
     | QuotientRemainder
+    | ROBE
     | TTRec
     | UnifiedEmbedding
-    | Dedup
-    | ProductHash
-    | QAT
-    | ROBE,
+    | MixedPrecision
+    | DHE,
     Field(discriminator="kind"),
 ]
 """A scheme as configuration: ``{kind: hash, num_buckets: 1000}``."""
