@@ -309,6 +309,17 @@ def test_tables_of_other_schemes_go_on(tmp_path, cache):
     assert torch.equal(start.model[key], best[key])
 
 
+def test_progress_names_the_phase_and_shows_the_search(tmp_path, cache, capsys):
+    settings = ["train.max_steps=6", "train.evaluations_per_epoch=1"]
+    made = experiment("opt_embed", *settings)
+    result = run(made, tmp_path / "run", RunOptions(cache_dir=cache, show="lines"))
+    text = capsys.readouterr().err
+    for line in ("epoch 1/1 of supernet", "phase `supernet` is done, preparing `retrain`",
+                 "search 0/1: best 0.", "search 1/1: best 0.", "epoch 1/1 of retrain"):  # fmt: skip
+        assert line in text, line
+    assert result.seeds[0].fit.steps == result.seeds[0].phases["supernet"].steps == 6
+
+
 def test_a_search_without_a_validation_split_says_so():
     with pytest.raises(ConfigError, match="needs a validation split"):
         phases.validation(DCNv2(DCNv2.Config(), SCHEMA), None, TrainConfig(), Ranks())
