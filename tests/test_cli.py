@@ -23,7 +23,7 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.errors import ConfigError
 from recsys.models.ctr.lr import LR
 from recsys.schema import Categorical, Label, Schema
-from recsys.serving.artefact import save_artefact
+from recsys.serving.artefact import save_artefact, stored_bytes
 from recsys.serving.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def quiet_logging():
 FLAGS = {
     "": ["--debug", "--log-json", "--version"],
     "evaluate": ["--cache-dir", "--columns", "--data", "--json", "--split", "RUN_DIR"],
-    "export": ["--out", "-o", "RUN_DIR"],
+    "export": ["--freeze", "--out", "--to", "-o", "RUN_DIR"],
     "fetch": ["--cache-dir", "--set", "DATASET"],
     "predict": [
         "--batch-size", "--columns", "--keep", "--negative-rate", "--num-threads", "--out", "-o",
@@ -221,6 +221,17 @@ def test_export_writes_a_program(trained: tuple[Path, str], tmp_path: Path) -> N
     out = tmp_path / "model.pt2"
     assert f"exported to {out}" in cli("export", trained[0], "-o", out).output
     assert out.is_file() and (tmp_path / "model.pt2.json").is_file()
+
+
+def test_export_freezes_into_a_folder(trained: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "frozen"
+    said = cli("export", trained[0], "--freeze", "int8", "--to", out).output
+    assert f"frozen in int8 to {out}: tables of {stored_bytes(out):,} bytes" in said
+    assert stored_bytes(out) == Predictor.load(out).model.embeddings.bytes("infer").total
+    error = cli("export", trained[0], "--freeze", "int3", "--to", out, code=2)
+    assert "frozen tables are stored as fp32, fp16, int8, int4, int2; got 'int3'" in error.stderr
+    error = cli("export", trained[0], "--to", tmp_path / "folder", code=2)
+    assert "A folder needs a dtype" in error.stderr
 
 
 def test_resume_and_a_second_run_in_the_same_folder(trained, config: Path, tmp_path: Path) -> None:

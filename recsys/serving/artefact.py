@@ -41,6 +41,7 @@ FORMAT_VERSION = 1
 TRUSTED = "recsys.models."
 """Only class paths that start like this are taken from an artefact."""
 
+_ROWS = "embeddings.store."
 _MANIFEST, _WEIGHTS, _SCHEMA, _ENCODER = "model.json", "model.safetensors", "schema.json", "encoder"
 
 
@@ -206,6 +207,22 @@ def load_artefact(directory: Path | str, model_class: type[RecModel] | None = No
     return Artefact(model.eval(), encoder, manifest["metadata"])
 
 
+def stored_bytes(directory: Path | str, prefix: str = "embeddings.") -> int:
+    """Bytes of tensors in the weights file, read from its header.
+
+    Args:
+        directory: An artefact or a run folder.
+        prefix: Of the tensors' names; by default those of tables, with indices and decoders.
+
+    Raises:
+        CheckpointError: There is no artefact.
+    """
+    with (artefact_folder(directory) / _WEIGHTS).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    spans = [entry["data_offsets"] for name, entry in header.items() if name.startswith(prefix)]
+    return sum(end - start for start, end in spans)
+
+
 def artefact_folder(directory: Path | str) -> Path:
     """The folder with ``model.json``: this one, or ``model`` in it.
 
@@ -307,7 +324,9 @@ def _filled(cls: type[RecModel], config: Any, schema: Schema, weights: Path) -> 
     build = cast(Any, cls)
     with torch.device("meta"):
         model = build(config, schema)
-    if {name for name, _ in model.named_buffers()} <= set(model.state_dict()):
+    # Frozen rows are buffers of the store, and the collection saves them under the tables' names.
+    buffers = {name for name, _ in model.named_buffers() if not name.startswith(_ROWS)}
+    if buffers <= set(model.state_dict()):
         model = model.to_empty(device="cpu")
     else:  # a buffer that is computed, not saved
         model = build(config, schema)

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from recsys import __version__
 from recsys.base import CTRModel, FlatInputs, RecModel
+from recsys.embeddings.scheme import Dtype
 from recsys.errors import CheckpointError, ConfigError
 from recsys.schema import FIRST_INDEX, OOV_INDEX, PAD_INDEX, MultiValued, Schema
 from recsys.schema import Sequence as History
 from recsys.serving.artefact import load_artefact
+from recsys.serving.freeze import freeze_model
 from recsys.types import Batch
 
 _CHECKED_SIZES = (1, 2, 7, 64)
@@ -36,6 +38,7 @@ def export(
     out: Path | str,
     model_class: type[RecModel] | None = None,
     tolerance: float = 1e-5,
+    dtype: Dtype | None = None,
 ) -> Path:
     """Exports a model with a dynamic batch size, checks it against eager, then writes it.
 
@@ -44,6 +47,7 @@ def export(
         out: ``.pt2`` file to write. ``<out>.json`` describes inputs and outputs.
         model_class: The model's class, where it is not one of ``recsys.models``.
         tolerance: Largest difference of a logit, relative where logits are above 1.
+        dtype: Freezes the tables first, with rows stored so.
 
     Returns:
         The file.
@@ -55,14 +59,17 @@ def export(
     """
     target = Path(out)
     if target.suffix != ".pt2":
-        raise ConfigError(f"expected a file that ends in .pt2, got {target}.")
-    artefact = load_artefact(directory, model_class)
-    if not isinstance(artefact.model, CTRModel):
         raise ConfigError(
-            f"{type(artefact.model).__name__} is not a CTRModel; only those have flat inputs."
+            f"expected a file that ends in .pt2, got {target}. (A folder needs a dtype: "
+            "`recsys export RUN --freeze int8 --to FOLDER`.)"
         )
-    flat = FlatInputs(artefact.model).eval()
-    schema = artefact.model.schema
+    model = load_artefact(directory, model_class).model
+    if not isinstance(model, CTRModel):
+        raise ConfigError(f"{type(model).__name__} is not a CTRModel; only those have flat inputs.")
+    if dtype is not None:
+        model = freeze_model(model, dtype)
+    flat = FlatInputs(model).eval()
+    schema = model.schema
     with torch.no_grad():
         program = flat.export(sample_batch(schema, 8, seed=0))
     target.parent.mkdir(parents=True, exist_ok=True)
