@@ -248,11 +248,17 @@ class BlockQuantized(Levels):
 
 
 def lsq_factor(values: Tensor, bits: Sequence[int]) -> Tensor:
-    """``1 / sqrt(numbers * largest code)``, LSQ's factor on gradients of steps."""
+    """``1 / sqrt(D * largest code)``: LSQ's factor on gradients of steps, a row being its layer.
+
+    Not of the batch's size, so that several ranks train like one process.
+
+    Args:
+        values: (L, D).
+        bits: Of every block.
+    """
     highs = [max(1, limits(width)[1]) for width in bits]
-    return torch.tensor([1 / math.sqrt(max(1, values.numel()) * high) for high in highs]).to(
-        values.device
-    )
+    factors = torch.tensor([1 / math.sqrt(values.shape[1] * high) for high in highs])
+    return factors.to(values.device)
 
 
 class RowQuantized(Decoder):

@@ -49,7 +49,7 @@ class QAT(Scheme):
         ``periodic``: DQRM (Zhou et al., "DQRM: Deep Quantized Recommendation Models", 2024): one
         scale a table, found every 200 steps on Criteo Kaggle. Differs: the doubling schedule at
         the start. ``learned``: LSQ (Esser et al., "Learned Step Size Quantization", ICLR 2020),
-        equations 3 and 5, gradients scaled by ``1 / sqrt(numbers in the batch * largest code)``.
+        equations 3 and 5, gradients scaled by ``1 / sqrt(D * largest code)``: a row is the layer.
         Differs: the logarithm of a factor is learned rather than the step, so that the optimizer's
         rate is relative to it; the mean that it multiplies is not only that of the start, because
         LSQ starts from trained weights and these do not.
