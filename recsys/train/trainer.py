@@ -225,8 +225,8 @@ class Trainer:
         factor = self._schedule.factor(step)
         alone = phase.trains_architecture and (step + 1) % phase.architecture_every == 0
         if alone and self._train_step.architecture:
-            rate = phase.architecture_learning_rate * factor
-            return self._train_step.train_architecture(batch, rate)
+            factor *= phase.architecture_learning_rate
+            return self._train_step.train_architecture(batch, factor)
         return self._train_step(batch, factor)
 
     def _stop_asked(self) -> str:
@@ -248,9 +248,8 @@ class Trainer:
         self._window_steps = 0
         speed = progress.rows / progress.seconds
         left = (self._num_steps - progress.step) * progress.seconds / progress.step
-        label = f"{epoch + 1}/{self.config.num_epochs}"
-        if self.phase.name != _ONLY.name:
-            label += f" of {self.phase.name}"
+        phase = "" if self.phase.name == _ONLY.name else f" of {self.phase.name}"
+        label = f"{epoch + 1}/{self.config.num_epochs}{phase}"
         self._display.look(label, progress.step, loss, speed, left)
         factor = self._schedule.factor(progress.step - 1)
         rates = {"learning_rate": self.config.learning_rate * factor}
@@ -262,8 +261,7 @@ class Trainer:
     def _blame(self, place: str) -> str:
         tables = None if self.tables is None else self.tables.config
         text = loss_problem(place, self._inputs, self.config, tables)
-        saved = " Checkpoints from before are kept." if self.checkpoints.exists() else ""
-        return text + saved
+        return text + (" Checkpoints from before are kept." if self.checkpoints.exists() else "")
 
     # ------------------------------------------------------------------------------- evaluation
 
@@ -378,7 +376,7 @@ class Trainer:
         random = {k.removeprefix(mine): v for k, v in random.items() if k.startswith(mine)}
         if random:
             set_random_state(random, self._train_step.device)
-        notes = [f"damaged, skipped: {note}" for note in found.notes]
+        notes = (f"damaged, skipped: {note}" for note in found.notes)
         return [*notes, f"resumed from step {self.progress.step:,}, {found.path}"]
 
     def load_best(self) -> int:

@@ -25,6 +25,7 @@ from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
 from recsys.train.step import TrainStep
 from recsys.train.tracking import read_metrics
+from recsys.train.trainer import Trainer
 from tests.train.conftest import SCHEMA, MemoryLoader
 
 SCHEMES = {
@@ -333,3 +334,18 @@ def test_two_ranks(kind, tmp_path, cache):
     assert seed.backend == "torchrec" and len(seed.phases) == 1
     assert load_artefact(result.directory).model is not None
     assert 0.5 < result.metrics("valid")["auc"] < 1
+
+
+@pytest.mark.parametrize("keeps", ["best", "last"])
+def test_a_phase_may_keep_its_last_weights(tmp_path, keeps):
+    step, train = make_step()
+    torch.manual_seed(0)
+    config = TrainConfig(
+        batch_size=32, learning_rate=1.0, num_epochs=6, evaluations_per_epoch=1, monitor="logloss"
+    )
+    valid, phase = MemoryLoader(200, 64, seed=1, shuffle=False), Phase("prune", keeps=keeps)
+    assert isinstance(step.model, DCNv2)
+    trainer = Trainer(step.model, config, step.tables, tmp_path, "none", phase)
+    fit = trainer.fit(train, valid)
+    assert fit.best_step < 12
+    assert trainer.load_best() == (12 if keeps == "last" else fit.best_step)
