@@ -19,7 +19,8 @@ from recsys.layers.initialization import normal_
 from recsys.schema import PAD_INDEX, Init, TableSpec
 
 Mode = Literal["vq", "sx"]
-_CHUNK = 1 << 22  # scores at a time when codes are made
+_CHUNK = 1 << 22  # scores of one call when codes are made
+_IN_CACHE = 1 << 16  # scores at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +121,26 @@ class Quantizer(Decoder):
 
     def codes(self, queries: Tensor, indices: Tensor) -> Tensor:
         """The codes (P, L) int64 of queries (L, D), the same in every batch."""
-        # Not a matrix product: its rounding depends on the shape, and codes near a tie with it.
+        step = max(1, _IN_CACHE // (self.keys.shape[0] * self.keys.shape[1]))
         with torch.no_grad():
-            parts, total = self._parts(queries), None
-            for column in range(self.keys.shape[2]):
-                one, other = parts[:, :, column, None], self.keys[:, None, :, column]
-                term = -((one - other) ** 2) if self._mode == "vq" else one * other
-                total = term if total is None else total + term
-            assert total is not None
-            return self._limit(total, indices).argmax(2)
+            blocks = zip(queries.split(step), indices.split(step))
+            found = [self._limit(self._scores(*block), block[1]).argmax(2) for block in blocks]
+        shape = (self.keys.shape[0], 0)
+        return torch.cat(found, 1) if found else indices.new_zeros(shape, dtype=torch.int64)
+
+    def _scores(self, queries: Tensor, indices: Tensor) -> Tensor:
+        """Scores (P, L, K), added up column by column."""
+        # Not a matrix product: its rounding depends on the shape, and codes near a tie with it.
+        parts = self._parts(queries)
+        total = queries.new_zeros(parts.shape[0], indices.shape[0], self.keys.shape[1])
+        for column in range(self.keys.shape[2]):
+            one, other = parts[:, :, column, None], self.keys[:, None, :, column]
+            if self._mode == "vq":
+                term = one - other
+                total.sub_(term.mul_(term))
+            else:
+                total.add_(one * other)
+        return total
 
     def aux_loss(self) -> Tensor | None:
         """Of all calls since it was last asked."""
