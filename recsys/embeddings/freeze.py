@@ -5,6 +5,7 @@ Stability: caller
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.packed_store import PackedStore
-from recsys.embeddings.row_format import check_dtype
+from recsys.embeddings.row_format import check_dtype, stored_dtype
 from recsys.embeddings.scheme import Dtype, Successor
 from recsys.embeddings.store import LocalStore
 from recsys.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def freeze(collection: EmbeddingCollection, dtype: Dtype = "fp32") -> EmbeddingCollection:
@@ -66,7 +69,23 @@ def freeze(collection: EmbeddingCollection, dtype: Dtype = "fp32") -> EmbeddingC
     schemes = {name: successor.scheme for name, successor in successors.items()}
     frozen = EmbeddingCollection(collection.groups, collection.keys, device, schemes, dtype)
     _fill(frozen, successors)
+    _say_narrow(frozen, dtype)
     return frozen.eval()
+
+
+def _say_narrow(frozen: EmbeddingCollection, dtype: Dtype) -> None:
+    """Names widths that stay in fp16."""
+    widths = {
+        table.spec.embedding_dim
+        for table in frozen.store.tables
+        if stored_dtype(dtype, table.spec.embedding_dim) != dtype
+    }
+    if widths:
+        logger.info(
+            "rows of width %s stay in fp16: with scale and bias, %s would take no fewer bytes",
+            ", ".join(map(str, sorted(widths))),
+            dtype,
+        )
 
 
 def _fill(frozen: EmbeddingCollection, successors: Mapping[str, Successor]) -> None:

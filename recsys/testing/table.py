@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -33,8 +33,8 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.freeze import freeze
 from recsys.embeddings.memory import tensor_bytes
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
-from recsys.embeddings.scheme import Scheme
-from recsys.errors import SchemaError
+from recsys.embeddings.scheme import Dtype, Scheme
+from recsys.errors import ConfigError, SchemaError
 from recsys.schema import PAD_INDEX, Init, TableSpec
 from recsys.types import Batch
 
@@ -237,6 +237,24 @@ class TableConformance:
         held = frozen.bytes("infer").total
         assert held == tensor_bytes([*frozen.parameters(), *frozen.buffers()])
         assert held == tables.bytes("infer").total or not self.size_is_known
+
+    @pytest.mark.parametrize("dtype", get_args(Dtype))
+    def test_frozen_bytes_of_every_dtype(self, dtype: Dtype) -> None:
+        """At width 16, where the scheme does not refuse: bytes said before, held, and on disk."""
+        wide = self.spec.model_copy(update={"embedding_dim": 16})
+        tables = make_tables(self.scheme, wide).eval()
+        try:
+            frozen = freeze(tables, dtype)
+        except ConfigError as error:
+            pytest.skip(f"refused: {error}")
+        held = frozen.bytes("infer").total
+        assert held == tables.bytes("infer", dtype=dtype).total or not self.size_is_known
+        assert held == tensor_bytes([*frozen.parameters(), *frozen.buffers()])
+        state = {name: value.clone() for name, value in frozen.state_dict().items()}
+        assert held == tensor_bytes(state.values())
+        again = EmbeddingCollection(frozen.groups, frozen.keys, None, frozen.schemes, dtype).eval()
+        again.load_state_dict(state)
+        assert torch.equal(vectors(again, self.indices), vectors(frozen, self.indices))
 
     def test_builds_on_meta(self) -> None:
         """No memory until it is asked for."""

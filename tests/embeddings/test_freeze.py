@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_four_ways_to_count_bytes_agree(name: str, dtype: Dtype, tmp_path: Path)
     assert frozen.bytes("infer") == said
     assert tensor_bytes([*frozen.parameters(), *frozen.buffers()]) == said.total
     assert size - 8 - header == said.total
+
+
+def test_widths_that_stay_in_fp16_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="recsys.embeddings.freeze"):
+        freeze(make(Full()), "int8")
+        freeze(make(Full()), "fp16")
+    assert [record.getMessage() for record in caplog.records] == [
+        "rows of width 1 stay in fp16: with scale and bias, int8 would take no fewer bytes"
+    ]
 
 
 def test_bytes_by_hand() -> None:
