@@ -225,6 +225,7 @@ class Grid(Scheme):
     """
 
     narrow: ClassVar[bool] = True
+    served_only: ClassVar[bool] = True
     kind: Literal["grid"] = "grid"
     """Name in configurations."""
     blocks: tuple[Block, ...] = Field(min_length=1)
