@@ -459,6 +459,13 @@ class EmbeddingCollection(nn.Module):
             self.store.table_bytes() + rows, world * indices, world * (held - rows), states
         )
 
+    def num_rows_parameters(self) -> int:
+        """Numbers in all tables, as papers count: no indices, no codebooks, no matrices."""
+        rows = (table.spec for table in self.store.tables)
+        owned = (t for part in self._parts.values() for t in part.decoder.table_tensors())
+        stored = sum(spec.num_embeddings * spec.embedding_dim for spec in rows)
+        return stored + sum(tensor.numel() for tensor in owned)
+
     # ------------------------------------------------------------------------------- checkpoints
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -39,8 +39,8 @@ def freeze(collection: EmbeddingCollection, dtype: Dtype = "fp32") -> EmbeddingC
         ``collection.bytes("infer", dtype=dtype)`` said, wherever the size was known then.
 
     Raises:
-        ConfigError: The collection is frozen already, a scheme refuses the dtype, a width does
-            not fit it, or a value is not finite.
+        ConfigError: The collection is frozen in another dtype than fp32 already, a scheme refuses
+            the dtype, a width does not fit it, or a value is not finite.
 
     Example:
         >>> from recsys.schema import TableSpec
@@ -51,7 +51,7 @@ def freeze(collection: EmbeddingCollection, dtype: Dtype = "fp32") -> EmbeddingC
         120
     """
     dtype = check_dtype(dtype)
-    if collection.dtype is not None:
+    if collection.dtype not in (None, "fp32"):
         raise ConfigError(
             f"the tables are frozen already, in {collection.dtype}. Freeze the model they were "
             "frozen from: rounding twice loses twice."

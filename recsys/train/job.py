@@ -28,6 +28,7 @@ from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
 from recsys.serving.artefact import save_artefact
+from recsys.serving.freeze import freeze_model
 from recsys.train import plots
 from recsys.train.backend import Backend, attach_tables, choose_backend
 from recsys.train.display import Show
@@ -191,6 +192,9 @@ class SeedJob:
         if fit.interrupted:
             return SeedResult(self.seed, self.directory, fit, {}, seconds=seconds, **facts)
         step = trainer.load_best()
+        if model.config.compression is not None:
+            # What is judged and saved is what will be served: cut, coded, without leftovers.
+            model = freeze_model(model, "fp32").to(self.device)
         evaluations = self._judge(model, ranks)
         metrics = {evaluation.name: evaluation.metrics for evaluation in evaluations}
         state = model.state_dict()  # on every rank: sharded tables are gathered
@@ -320,7 +324,7 @@ class SeedJob:
                 oracle=self.oracle,
                 table_bytes=result.table_bytes,
                 num_parameters=result.num_parameters,
-                facts={**facts, "training": trained, "tables trained by": tables},
+                facts={**facts, **_compression_line(model), "training": trained, "tables trained by": tables},
                 environment=json.loads((folder / "environment.json").read_text()),
                 pictures=pictures,
             ),
@@ -373,8 +377,23 @@ def _table_bytes(
 
 
 def _num_parameters(model: CTRModel) -> dict[str, int]:
-    specs = [spec for group in model.embeddings.groups.values() for spec in group]
     return {
         "dense": sum(parameter.numel() for parameter in dense_parameters(model).values()),
-        "tables": sum(spec.num_embeddings * spec.embedding_dim for spec in specs),
+        "tables": model.embeddings.num_rows_parameters(),
+    }
+
+
+def _compression_line(model: CTRModel) -> dict[str, str]:
+    """For the model card: how the tables are held."""
+    compression = model.config.compression
+    if compression is None:
+        return {}
+    held = model.embeddings.bytes("infer")
+    specs = [spec for specs in model.embeddings.groups.values() for spec in specs]
+    full = sum(4 * spec.num_embeddings * spec.embedding_dim for spec in specs)
+    kinds = sorted({getattr(scheme, "kind", "?") for scheme in model.embeddings.schemes.values()})
+    asked = getattr(compression.scheme, "kind", "?")
+    return {
+        "compression": f"asked for {asked}, served as {', '.join(kinds)}: {held.total:,} bytes "
+        f"with indices and decoders, {held.total / full:.4f} of the full tables"
     }

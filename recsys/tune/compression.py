@@ -94,10 +94,9 @@ def all_schemes() -> dict[str, Scheme]:
     """Every scheme that can be trained with its defaults, and its multiplexed form, by label."""
     found: dict[str, Scheme] = {}
     for member in typing.get_args(typing.get_args(AnyScheme)[0]):
-        scheme = member()
-        if isinstance(scheme, Full) or scheme.served_only:
+        if member is Full or member.served_only:
             continue
-        for variant in _variants(scheme):
+        for variant in _variants(member()):
             found[label_of(variant)] = variant
     return found
 

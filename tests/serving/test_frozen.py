@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recsys.base import CTRModel
+from recsys.base import CTRModel, FlatInputs
 from recsys.data.encoder import FeatureEncoder
 from recsys.embeddings import kernels
 from recsys.embeddings.compression.hash import Hash
@@ -161,6 +162,19 @@ def test_exports_with_packed_rows(dtype: Dtype, encoder: FeatureEncoder, tmp_pat
     kinds = (torch.float16,) if dtype == "fp16" else (torch.uint8, torch.float16)
     packed = [t for t in program.state_dict.values() if t.dtype in kinds]
     assert sum(t.nbytes for t in packed) == tables
+
+
+def test_traces_and_pickles() -> None:
+    """What a server may do with any model."""
+    schema = tiny_schema("mixed")
+    model = freeze_model(fill_weights(DLRM(DLRM.Config(embedding_dim=8), schema)).eval(), "int4")
+    batch = random_batch(schema, 8)
+    with torch.no_grad():
+        expected = model(batch)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(batch), expected)
+        flat = FlatInputs(model).eval()
+        traced = torch.fx.symbolic_trace(flat, concrete_args={"value_weights": None})
+        torch.testing.assert_close(traced(*FlatInputs.flatten(batch)), expected)
 
 
 def test_an_unknown_dtype_is_refused(encoder: FeatureEncoder) -> None:

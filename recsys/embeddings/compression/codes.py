@@ -6,7 +6,7 @@ Stability: experimental
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -171,6 +171,7 @@ class Codes(Scheme):
     ``4 (D / P) (1 + P K)`` of codebooks.
     """
 
+    served_only: ClassVar[bool] = True
     kind: Literal["codes"] = "codes"
     """Name in configurations."""
     num_parts: int | None = Field(default=None, ge=1)

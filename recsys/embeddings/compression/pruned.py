@@ -227,6 +227,7 @@ class Pruned(Scheme):
     """
 
     narrow: ClassVar[bool] = True
+    served_only: ClassVar[bool] = True
     kind: Literal["pruned"] = "pruned"
     """Name in configurations."""
     layout: Layout | None = None
