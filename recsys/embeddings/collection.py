@@ -28,22 +28,12 @@ from recsys.embeddings.row_format import stored_dtype
 from recsys.embeddings.rows import PartRows
 from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
 from recsys.embeddings.sparse_optimizer import SparseOptimizer
-from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable, Store
+from recsys.embeddings.store import LocalStore, PhysicalTable, Store
+from recsys.embeddings.wiring import Output, check_groups, logical_name, wire
 from recsys.errors import CheckpointError, ConfigError, SchemaError, ShardingError, did_you_mean
 from recsys.layers.initialization import initialize
 from recsys.schema import PAD_INDEX, TableSpec
 from recsys.types import Batch, KeyedEmbeddings
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Output:
-    """One feature of one group: where its indices come from and how its vector is made."""
-
-    key: str
-    source: int
-    table: str
-    spec: TableSpec
-    lookups: tuple[Lookup, ...]
 
 
 class EmbeddingCollection(nn.Module):
@@ -106,18 +96,20 @@ class EmbeddingCollection(nn.Module):
         self.keys = tuple(keys)
         self.dtype: Dtype | None = dtype
         self.groups = {group: tuple(specs) for group, specs in groups.items()}
-        _check_groups(self.groups, self.keys)
+        check_groups(self.groups, self.keys)
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         self.schemes: dict[str, Scheme] = {}
         self._parts: dict[str, Part] = {}
         with torch.device(device) if device is not None else contextlib.nullcontext():
             self._make_parts(dict(schemes or {}))
-        tables, lookups, row_lookups = self._plan()
+        wiring = wire(self.groups, self.keys, self._parts)
+        self._outputs, self._encoded = wiring.outputs, wiring.encoded
+        held = wiring.tables, wiring.lookups, wiring.row_lookups
         self.store: Store
         if dtype is None:
-            self.store = LocalStore(tables, lookups, row_lookups, device)
+            self.store = LocalStore(*held, device)
         else:
-            self.store = PackedStore(tables, lookups, row_lookups, self._dtypes(dtype), device)
+            self.store = PackedStore(*held, self._dtypes(dtype), device)
         self.trains_tables = True
         """Whether backward reaches the tables. Off in steps that train something else alone."""
         self.reset_parameters(seed=0)
@@ -139,41 +131,6 @@ class EmbeddingCollection(nn.Module):
             raise SchemaError(
                 f"`schemes` names unknown tables: {sorted(schemes)}. Tables: {sorted(self._parts)}."
             )
-
-    def _plan(self) -> tuple[list[PhysicalTable], list[Lookup], list[Lookup]]:
-        """Lays out physical tables, slots and outputs."""
-        tables: list[PhysicalTable] = []
-        position: dict[tuple[str, str], int] = {}
-        lookups: list[Lookup] = []
-        row_lookups: list[Lookup] = []
-        self._outputs: dict[str, tuple[_Output, ...]] = {}
-        self._encoded: list[tuple[int, str]] = []  # slots after the batch's own, by their source
-        slots = len(self.keys)
-        for group, specs in self.groups.items():
-            for spec in specs:
-                for probe in self._parts[f"{group}.{spec.name}"].probes:
-                    if (group, probe.name) not in position:
-                        position[group, probe.name] = len(tables)
-                        tables.append(PhysicalTable(group, probe))
-                    _check_shared(tables[position[group, probe.name]], probe)
-            by_key = {key: spec for spec in specs for key in spec.feature_names}
-            outputs = []
-            for key in (key for key in self.keys if key in by_key):
-                spec, source = by_key[key], self.keys.index(key)
-                name = f"{group}.{spec.name}"
-                part, mine = self._parts[name], []
-                encoded = type(part.encoder) is not Encoder
-                for number, probe in enumerate(part.probes):
-                    slot = slots + number if encoded else source
-                    table = position[group, probe.name]
-                    mine.append(Lookup(group, key, slot, table, spec.pooling == "mean"))
-                if encoded:
-                    self._encoded.append((source, name))
-                    slots += len(part.probes)
-                outputs.append(_Output(key, source, name, spec, tuple(mine)))
-                (lookups if part.decoder.linear else row_lookups).extend(mine)
-            self._outputs[group] = tuple(outputs)
-        return tables, lookups, row_lookups
 
     def slot_names(self) -> tuple[str, ...]:
         """Name of every slot that the store sees: the keys, then ``<key>#<table>.<probe>``."""
@@ -297,7 +254,7 @@ class EmbeddingCollection(nn.Module):
                 parts.append(dataclasses.replace(one, values=values))
         return join(parts)
 
-    def _decode(self, ids: Ids, outputs: Sequence[_Output], pooled: Tensor | None) -> Tensor:
+    def _decode(self, ids: Ids, outputs: Sequence[Output], pooled: Tensor | None) -> Tensor:
         columns, start = [], 0
         for output in outputs:
             decoder = self._parts[output.table].decoder
@@ -316,7 +273,7 @@ class EmbeddingCollection(nn.Module):
                 columns.append(pool(rows, ids.slot(output.source), mean))
         return torch.cat(columns, dim=1)
 
-    def _unpooled(self, ids: Ids, output: _Output) -> Tensor:
+    def _unpooled(self, ids: Ids, output: Output) -> Tensor:
         decoder = self._parts[output.table].decoder
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_tables):
             probes = [self.store.rows(ids, lookup) for lookup in output.lookups]
@@ -484,8 +441,8 @@ class EmbeddingCollection(nn.Module):
         }
         there = {key for key in there if key.partition(".")[0] in self.groups}
         for name in sorted(names - there):
-            logical = _logical(name)
-            others = sorted(key for key in there - names if _logical(key) == logical)
+            logical = logical_name(name)
+            others = sorted(key for key in there - names if logical_name(key) == logical)
             if others:
                 raise CheckpointError(
                     f"the checkpoint holds table `{logical}` in another scheme: expected "
@@ -549,43 +506,3 @@ def _check_stored(name: str, dtype: str | None, weight: Tensor, held: Tensor | N
             f"{weight.shape[-1]}. Build the model with the `dtype` of the checkpoint (a frozen "
             "model loads as it was frozen), or freeze the trained model anew."
         )
-
-
-def _logical(key: str) -> str:
-    """``<group>.<table>`` of a name in a state dict, ``<group>.<table>@<role>.weight``."""
-    return key.removesuffix(".weight").partition("@")[0]
-
-
-def _check_shared(table: PhysicalTable, probe: TableSpec) -> None:
-    """Probes of one name are one table, so they must agree; the first one's start values count."""
-    mine, other = ((spec.num_embeddings, spec.embedding_dim) for spec in (table.spec, probe))
-    if mine != other:
-        raise SchemaError(
-            f"physical table `{table.name}` is asked for twice, as {mine} and {other} (rows, "
-            "width). Plan all tables that share it in one call of `compress`."
-        )
-
-
-def _check_groups(groups: Mapping[str, Sequence[TableSpec]], keys: Sequence[str]) -> None:
-    if len(set(keys)) != len(keys):
-        raise SchemaError(f"`keys` names a feature twice: {sorted(keys)}.")
-    for group, specs in groups.items():
-        if not specs or not group or "." in group or "/" in group:
-            raise SchemaError(
-                f"group `{group}`: expected a name without dots and at least one table, "
-                f"got {len(specs)} tables."
-            )
-        names = [spec.name for spec in specs]
-        features = [key for spec in specs for key in spec.feature_names]
-        for kind, words in (("table", names), ("feature", features)):
-            twice = sorted({word for word in words if words.count(word) > 1})
-            if twice:
-                raise SchemaError(
-                    f"group `{group}`: {kind} {twice} occurs twice. Inside a group every table "
-                    "has one name and every feature one table; use another group."
-                )
-        unknown = sorted(set(features) - set(keys))
-        if unknown:
-            raise SchemaError(
-                f"group `{group}`: features {unknown} are not among the keys {list(keys)}."
-            )
