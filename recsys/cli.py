@@ -312,7 +312,13 @@ def _source(path: Path, columns: str | None, null_values: tuple[str, ...]) -> So
     "--dtypes", default="fp32", show_default=True, help="How each trained model is frozen as well."
 )
 @click.option("--seeds", metavar="N,N,...", help="One training each; reports mean and sd.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Trainings at the same time; the cores are shared out among them.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

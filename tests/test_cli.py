@@ -48,6 +48,10 @@ def quiet_logging():
 
 FLAGS = {
     "": ["--debug", "--log-json", "--version"],
+    "compress": [
+        "--budget", "--cache-dir", "--config", "--dtypes", "--jobs", "--out", "--schemes",
+        "--seeds", "--set",
+    ],
     "evaluate": ["--cache-dir", "--columns", "--data", "--json", "--split", "RUN_DIR"],
     "export": ["--freeze", "--out", "--to", "-o", "RUN_DIR"],
     "fetch": ["--cache-dir", "--set", "DATASET"],
