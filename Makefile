@@ -1,6 +1,7 @@
 # Thin lines over plain commands. `make train` and `make test` work on a fresh clone.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: train test test-all lint bench clean
 
@@ -8,10 +9,10 @@ train: .venv/installed
 	$(BIN)/python examples/train_ctr.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not gpu and not ray and not slow and not network"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not ray and not slow and not network"
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -m "not gpu and not network"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not network"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ from torch import nn
 from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 
 from recsys.embeddings.collection import EmbeddingCollection
-from recsys.embeddings.compression.plan import compress
+from recsys.embeddings.compression.plan import compress_groups
 from recsys.embeddings.scheme import Scheme
 from recsys.errors import SchemaError
 from recsys.schema import Init, TableSpec
@@ -98,9 +98,9 @@ class CompressedEmbeddingBagCollection(nn.Module):
         Raises:
             BudgetInfeasible: No plan fits.
         """
-        specs = [spec for specs in _groups(tables).values() for spec in specs]
-        plan = compress(specs, scheme, ratio=ratio, bytes=bytes)
-        return cls(tables, plan, is_weighted, device)
+        plan = compress_groups(_groups(tables), scheme, ratio=ratio, bytes=bytes)
+        by_table = {name.partition(".")[2]: chosen for name, chosen in plan.items()}
+        return cls(tables, by_table, is_weighted, device)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """The logical tables, as given."""

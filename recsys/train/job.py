@@ -324,7 +324,12 @@ class SeedJob:
                 oracle=self.oracle,
                 table_bytes=result.table_bytes,
                 num_parameters=result.num_parameters,
-                facts={**facts, **_compression_line(model), "training": trained, "tables trained by": tables},
+                facts={
+                    **facts,
+                    **_compression_line(model),
+                    "training": trained,
+                    "tables trained by": tables,
+                },
                 environment=json.loads((folder / "environment.json").read_text()),
                 pictures=pictures,
             ),

@@ -59,22 +59,11 @@ def compress(
         >>> plan["user"].num_buckets, plan["sex"].kind
         (995, 'full')
     """
-    if ratio is not None and bytes is not None:
-        raise ConfigError(f"give `ratio` or `bytes`, not both; got {ratio} and {bytes}.")
-    if ratio is not None and not 0 < ratio <= 1:
-        raise ConfigError(
-            f"`ratio` must be above 0 and at most 1, got {ratio}: it is the share of the full "
-            "tables' bytes that may be used."
-        )
-    if bytes is not None and bytes < 1:
-        raise ConfigError(f"`bytes` must be at least 1, got {bytes}.")
+    ratio = _share_of(full_bytes(tables), ratio, bytes)
     names = [table.name for table in tables]
     for name in overrides or {}:
         if name not in names:
             raise SchemaError(f"no table `{name}` to compress. {did_you_mean(name, names)}")
-    whole = full_bytes(tables)
-    if ratio is None and bytes is not None:
-        ratio = bytes / whole if whole else 1.0
     plan: dict[str, Scheme] = {}
     narrow = Full() if ratio is None else Hash(multiplex=True)
     for chosen, mine in _by_scheme(tables, scheme, overrides or {}, narrow):
@@ -88,6 +77,70 @@ def compress(
         if mine:
             plan |= chosen.plan(mine, budget)
     return {name: plan[name] for name in names}
+
+
+def compress_groups(
+    groups: Mapping[str, Sequence[TableSpec]],
+    scheme: Scheme,
+    *,
+    ratio: float | None = None,
+    bytes: int | None = None,
+    overrides: Mapping[str, Scheme] | None = None,
+    exact_rows: int = 64,
+) -> dict[str, Scheme]:
+    """Plans all groups of a collection. Each gets the share of the budget that it has of the size.
+
+    Args:
+        groups: What the model asks for.
+        scheme: As for `compress`, like all that follows.
+        ratio: Most bytes as a share of the full fp32 tables, in (0, 1].
+        bytes: Most bytes.
+        overrides: Other schemes by table name, in every group that has it.
+        exact_rows: Tables of up to so many rows stay in full.
+
+    Returns:
+        By ``<group>.<table>``, for ``EmbeddingCollection(schemes=...)``.
+
+    Raises:
+        ConfigError: Both or a senseless budget.
+        SchemaError: ``overrides`` names an unknown table.
+        BudgetInfeasible: No plan fits.
+
+    Example:
+        >>> table = TableSpec(name="user", num_embeddings=10_001, embedding_dim=8,
+        ...                   feature_names=("user",), pooling="sum")
+        >>> plan = compress_groups({"embedding": [table]}, Hash(), bytes=32_000)
+        >>> plan["embedding.user"].num_buckets
+        998
+    """
+    ratio = _share_of(sum(full_bytes(tables) for tables in groups.values()), ratio, bytes)
+    known = {table.name for tables in groups.values() for table in tables}
+    for name in overrides or {}:
+        if name not in known:
+            raise SchemaError(f"no table `{name}` to compress. {did_you_mean(name, known)}")
+    found: dict[str, Scheme] = {}
+    for group, tables in groups.items():
+        mine = {table.name for table in tables}
+        others = {name: other for name, other in (overrides or {}).items() if name in mine}
+        plan = compress(tables, scheme, ratio=ratio, overrides=others, exact_rows=exact_rows)
+        found |= {f"{group}.{name}": chosen for name, chosen in plan.items()}
+    return found
+
+
+def _share_of(whole: int, ratio: float | None, bytes: int | None) -> float | None:
+    """The budget as a ratio, checked."""
+    if ratio is not None and bytes is not None:
+        raise ConfigError(f"give `ratio` or `bytes`, not both; got {ratio} and {bytes}.")
+    if ratio is not None and not 0 < ratio <= 1:
+        raise ConfigError(
+            f"`ratio` must be above 0 and at most 1, got {ratio}: it is the share of the full "
+            "tables' bytes that may be used."
+        )
+    if bytes is not None and bytes < 1:
+        raise ConfigError(f"`bytes` must be at least 1, got {bytes}.")
+    if bytes is not None:
+        return min(1.0, bytes / whole) if whole else 1.0
+    return ratio
 
 
 def _by_scheme(
@@ -156,19 +209,11 @@ class CompressionConfig(Frozen):
                     "Plan again: remove `planned`."
                 )
             return dict(self.planned)
-        whole = sum(full_bytes(tables) for tables in groups.values())
-        ratio = self.ratio
-        if self.bytes is not None:
-            ratio = min(1.0, self.bytes / whole) if whole else 1.0
-        resolved: dict[str, Scheme] = {}
-        for group, tables in groups.items():
-            overrides = dict(self.tables)
-            plan = compress(
-                tables,
-                self.scheme,
-                ratio=ratio,
-                overrides=overrides,
-                exact_rows=self.exact_rows,
-            )
-            resolved |= {f"{group}.{name}": scheme for name, scheme in plan.items()}
-        return resolved
+        return compress_groups(
+            groups,
+            self.scheme,
+            ratio=self.ratio,
+            bytes=self.bytes,
+            overrides=self.tables,
+            exact_rows=self.exact_rows,
+        )
