@@ -13,7 +13,6 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
-import os
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -289,7 +288,7 @@ def _run(
             todo.append((cell, folder))
     if len(results):
         options.say(f"{len(results)} cells are done already")
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    threads = max(1, torch.get_num_threads() // options.jobs)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         running = {
