@@ -13,7 +13,9 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+import os
 import re
+import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -290,7 +292,9 @@ def _run(
         options.say(f"{len(results)} cells are done already")
     threads = max(1, torch.get_num_threads() // options.jobs)
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        options.jobs, mp_context=context, initializer=_die_with_parent
+    ) as pool:
         running = {
             pool.submit(
                 train_cell,
@@ -318,6 +322,18 @@ def _run(
                 future.cancel()
             raise
     return results, failed
+
+
+def _die_with_parent() -> None:
+    """In a worker: nobody trains on for a comparison that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def slug(cell: Cell) -> str:
