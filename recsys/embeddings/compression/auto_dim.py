@@ -107,7 +107,8 @@ class WidthMixture(Decoder):
             drawn = torch.rand_like(self.alpha).clamp(min=torch.finfo(torch.float32).tiny)
             noise = -(-drawn.log()).clamp(min=torch.finfo(torch.float32).tiny).log()
         chances, real = self.chances(noise), (indices != PAD_INDEX).unsqueeze(1)
-        wide = [matrix([probe], None) for matrix, probe in zip(self.matrices, probes)]
+        # fp32: under autocast a matrix gives bf16, whose statistics are worth little.
+        wide = [matrix([probe], None).float() for matrix, probe in zip(self.matrices, probes)]
         return sum(
             (
                 chances[i] * self._normal(i, value, real, probes[i].requires_grad)

@@ -15,14 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, distributed
 
-from recsys.embeddings.compression.adapt_emb import shared_share
-from recsys.embeddings.compression.budget import check_fixed, fit, full_bytes, smaller_of
-from recsys.embeddings.compression.sketch import SLOTS, HotSketch
+from recsys.embeddings.compression.chosen_rows import ChosenRows, ChosenRowsEncoder
+from recsys.embeddings.compression.hot_rows import HotRows
+from recsys.embeddings.compression.sketch import HotSketch
 from recsys.embeddings.ids import is_traced
-from recsys.embeddings.scheme import Decoder, Part, Rows, Scheme
+from recsys.embeddings.scheme import Decoder, Part, Rows, Successor, Trained
 from recsys.schema import PAD_INDEX, TableSpec
 
-_SLOT_BYTES = 12  # key, score, row
 _CALLS = 256  # most forwards remembered between two steps
 
 
@@ -101,7 +100,7 @@ class Migration:
 
     def after_step(self, rows: Rows) -> None:
         """Counts what the step's batch taught. All ranks see the batches of all."""
-        indices, norms = from_all_ranks(*self._watch.take(self._sketch.salts.device))
+        indices, norms = from_all_ranks(*self._watch.take(self._sketch.keys.device))
         total = norms.sum()
         if not self._sketch.hot_rows or not math.isfinite(float(total)) or not float(total):
             return
@@ -136,85 +135,67 @@ def from_all_ranks(indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-class CAFE(Scheme):
+class CAFE(HotRows):
     """A sketch of gradient norms decides which ids own one of ``hot_rows`` rows.
 
     The others share ``num_buckets`` rows by hash. Both kinds of rows are one physical table, so a
     lookup is one gather after a look into the sketch. An id that becomes hot starts from a copy
     of the row it shared; one that loses its row goes back to sharing. Prefer it where
     frequencies drift, or where the ids that matter are not the frequent ones; else `AdaptEmb`
-    spends no bytes on a sketch.
+    does the same without a sketch. Multiplexed, tables of few ids have a row for each of them, and
+    the larger ones the same number of own rows.
 
-    Memory: ``4 D (1 + hot_rows + num_buckets) + 48 hot_rows + 32`` bytes a table: rows, then the
-    sketch (key, score and row of four slots a hot row), salts and its state.
+    Memory: ``4 D (1 + hot_rows + num_buckets) + 48 hot_rows + 32`` bytes a table in training: rows,
+    then the sketch (key, score and row of four slots a hot row), salts and its state. Frozen it
+    is `ChosenRows`, whose list takes ``8 hot_rows + 8``.
 
     Example:
         >>> table = TableSpec(name="user", num_embeddings=100_000, embedding_dim=16,
         ...                   feature_names=("user",), pooling="sum")
         >>> plan = CAFE().plan([table], budget=64_000)["user"]
         >>> plan.hot_rows, plan.num_buckets
-        (399, 300)
+        (621, 300)
 
     Source:
         Zhang et al., "CAFE: Towards Compact, Adaptive, and Fast Embedding for Large-scale
         Recommendation Models", SIGMOD 2024; sizes and the sketch after github.com/HugoZHL/CAFE.
-        Differs: one table and one sketch a table and not over all; the sketch's bytes are taken
-        off the budget; the sketch is fed after the step, with scores per index also for bags of
-        several indices; see `HotSketch` for the sketch. Not built: the second, lower threshold
-        of the multi-level variant.
+        Differs: a sketch a table, not one over all (multiplexed, tables get the same number of
+        rows); the budget counts what is served, without the sketch; the sketch is fed after the
+        step, with scores per index also for bags of several indices; see `HotSketch` for the
+        sketch. Not built: the second, lower threshold of the multi-level variant.
     """
 
     narrow: ClassVar[bool] = False
+    owner_bytes: ClassVar[int] = ChosenRows.owner_bytes
     kind: Literal["cafe"] = "cafe"
     """Name in configurations."""
-    hot_rows: int | None = Field(default=None, ge=0)
-    """Ids with rows of their own; None is set by the budget."""
-    num_buckets: int | None = Field(default=None, ge=1)
-    """Rows that the others share; None is set by the budget."""
-    shared_share: float | None = Field(default=None, gt=0, le=1)
-    """Part of the bytes for shared rows; None: as the authors, less of a smaller budget."""
     threshold: float = Field(default=10.0, gt=0)
     """Least score for a row. An average index adds 1 each time it is seen."""
     decay: float = Field(default=0.99, gt=0, le=1)
     """Factor on all scores, each time that ten times the threshold was added for every row."""
-    salt: int = Field(default=0, ge=0)
-    """Seed of the hashes."""
-
-    def plan(self, tables: Sequence[TableSpec], budget: int | None) -> dict[str, Scheme]:
-        """Bytes in proportion to those of each table."""
-        if budget is None or (self.hot_rows is not None and self.num_buckets is not None):
-            self.need(hot_rows=self.hot_rows, num_buckets=self.num_buckets)
-            fixed: dict[str, Scheme] = {table.name: self for table in tables}
-            return check_fixed(self.kind, tables, budget, fixed)
-        shared = self.shared_share
-        if shared is None:
-            shared = shared_share(min(1.0, budget / full_bytes(tables)))
-        return fit(self.kind, tables, budget, lambda share: self._at(tables, share, shared))
-
-    def _at(self, tables: Sequence[TableSpec], share: float, shared: float) -> dict[str, Scheme]:
-        """The plan that keeps this share of the bytes; a stated size stays as it is."""
-        plan = {}
-        for table in tables:
-            row = 4 * table.embedding_dim
-            own = row + SLOTS * _SLOT_BYTES
-            rows = max(1, math.ceil(share * table.num_embeddings))
-            if self.hot_rows is not None:
-                hot, buckets = self.hot_rows, max(1, rows - self.hot_rows * own // row)
-            else:
-                buckets = self.num_buckets or max(1, math.ceil(shared * rows))
-                hot = max(0, (rows - buckets) * row // own)
-            sizes = {"hot_rows": min(hot, table.num_embeddings), "num_buckets": buckets}
-            plan[table.name] = smaller_of(table, self.model_copy(update=sizes))
-        return plan
 
     def part(self, table: TableSpec) -> Part:
         """One probe, and what moves its rows."""
-        self.need(hot_rows=self.hot_rows, num_buckets=self.num_buckets)
-        hot, buckets = self.hot_rows, self.num_buckets
-        assert hot is not None and buckets is not None
-        probe = table.model_copy(
-            update={"name": f"{table.name}@cafe", "num_embeddings": 1 + hot + buckets}
+        hot, buckets, start, before = self.sizes()
+        sketch = HotSketch(
+            table.name, hot, buckets, start, before, self.threshold, self.decay, self.salt
         )
-        sketch = HotSketch(table.name, hot, buckets, self.threshold, self.decay, self.salt)
         watch = GradientWatch(table.pooling == "mean")
-        return Part((probe,), sketch, watch, Migration(sketch, watch))
+        return Part((self.probe(table, "cafe"),), sketch, watch, Migration(sketch, watch))
+
+    def frozen_scheme(self) -> ChosenRows:
+        """The list instead of the sketch."""
+        fields = HotRows.model_fields
+        return ChosenRows.model_validate({name: getattr(self, name) for name in fields})
+
+    def frozen(self, trained: Trained) -> Successor:
+        """Writes the list; rows stay where they are."""
+        scheme, sketch = self.frozen_scheme(), trained.part.encoder
+        assert isinstance(sketch, HotSketch)
+        encoder = scheme.part(trained.table).encoder
+        assert isinstance(encoder, ChosenRowsEncoder)
+        encoder.initialize()
+        ids, rows = sketch.owners()
+        encoder.ids[: ids.shape[0]] = ids.int()
+        encoder.rows[: ids.shape[0]] = rows.int()
+        return Successor(scheme, trained.probes, encoder.state_dict())

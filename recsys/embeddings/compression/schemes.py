@@ -15,6 +15,7 @@ from recsys.embeddings.compression.auto_dim import AutoDim
 from recsys.embeddings.compression.auto_srh import AutoSrh
 from recsys.embeddings.compression.cafe import CAFE
 from recsys.embeddings.compression.cce import CCE
+from recsys.embeddings.compression.chosen_rows import ChosenRows
 from recsys.embeddings.compression.codes import Codes
 from recsys.embeddings.compression.dedup import Dedup
 from recsys.embeddings.compression.deep_light import DeepLight
@@ -47,6 +48,7 @@ AnyScheme = Annotated[
     | AutoSrh
     | CAFE
     | CCE
+    | ChosenRows
     | Codes
     | Dedup
     | DeepLight

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recsys.embeddings.compression.hashing import HashEncoder
 from recsys.embeddings.scheme import Encoder
-from recsys.hashing import hash_strings, splitmix64, to_buckets
 from recsys.schema import PAD_INDEX
 
 SLOTS = 4  # ids a bucket can hold
@@ -17,13 +17,13 @@ _DECAY_EVERY = 10  # times the mass at which every row could be hot
 
 
 class HotSketch(Encoder):
-    """Ids in the sketch that own a row go there, the others to ``1 + hot_rows + h(x) mod M``.
+    """Ids in the sketch that own a row go there, the others to ``shared_start + h(x)``.
 
     Every bucket holds four ids with a score. A known id adds to its score. A new one takes the
     place of the id of lowest score that owns no row, and goes on from its score, so a score is
-    never too low. An id that is seen again at or above the threshold gets a free row. After a
-    mass of ``10 * hot_rows * threshold`` all scores are multiplied by ``decay``, and who falls
-    below the threshold loses the row.
+    never below what the sketch saw of its id. An id that is seen again at or above the threshold
+    gets a free row. After a mass of ``10 * hot_rows * threshold`` all scores are multiplied by
+    ``decay``, and who falls below the threshold loses the row.
 
     The scores are the one float buffer of an encoder: they choose, and are never trained.
 
@@ -31,6 +31,8 @@ class HotSketch(Encoder):
         name: Of the table; salts the hashes.
         hot_rows: Rows to give away, and buckets. 0 makes it a hash.
         num_buckets: Rows that all others share.
+        hot_start: Rows before those to give away, PAD not counted.
+        shared_start: Rows before the shared ones, PAD not counted.
         threshold: Least score of an id that gets a row.
         decay: Factor on all scores.
         salt: Seed of the hashes.
@@ -47,19 +49,26 @@ class HotSketch(Encoder):
     """
 
     def __init__(
-        self, name: str, hot_rows: int, num_buckets: int, threshold: float, decay: float, salt: int
+        self,
+        name: str,
+        hot_rows: int,
+        num_buckets: int,
+        hot_start: int,
+        shared_start: int,
+        threshold: float,
+        decay: float,
+        salt: int,
     ) -> None:
         super().__init__()
-        self._name, self._salt = name, salt
-        self.hot_rows, self.num_buckets = hot_rows, num_buckets
+        self.hot_rows, self.hot_start, self.shared_start = hot_rows, hot_start, shared_start
+        self.hash = HashEncoder([name], [num_buckets], salt)
+        self.home = HashEncoder([f"{name}@sketch"], [max(1, hot_rows)], salt)
         self.threshold, self.decay = threshold, decay
-        self.salts: Tensor
         self.keys: Tensor
         self.scores: Tensor
         self.rows: Tensor
         self.state: Tensor
         self.counts: Tensor
-        self.register_buffer("salts", torch.empty(2, dtype=torch.int64))
         self.register_buffer("keys", torch.empty(hot_rows, SLOTS, dtype=torch.int32))
         self.register_buffer("scores", torch.empty(hot_rows, SLOTS))
         self.register_buffer("rows", torch.empty(hot_rows, SLOTS, dtype=torch.int32))
@@ -69,11 +78,8 @@ class HotSketch(Encoder):
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Writes the salts, of the name alone, and empties the sketch."""
-        del generator
-        if self.salts.is_meta:
-            return
-        names = [self._name, f"{self._name}@sketch"]
-        self.salts.copy_(torch.from_numpy(hash_strings(names, self._salt)))
+        self.hash.initialize(generator)
+        self.home.initialize(generator)
         for empty in (self.keys, self.scores, self.rows, self.counts):
             empty.zero_()
         self.state.copy_(torch.tensor([0.0, self.threshold]))
@@ -84,22 +90,20 @@ class HotSketch(Encoder):
         Args:
             indices: (L,) int64.
         """
-        hashed = to_buckets(splitmix64(indices ^ self.salts[0]), self.num_buckets)
-        return hashed + (1 + self.hot_rows)
+        return self.hash(indices)[0].long() + self.shared_start
 
     def forward(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The row of every index."""
-        values = indices.long()
-        rows = self.shared_rows(values).int()
+        rows = self.hash(indices)[0] + self.shared_start
         if self.hot_rows:
-            buckets = self._buckets(values)
+            buckets = self._buckets(indices)
             found = self.keys.index_select(0, buckets) == indices.unsqueeze(1)
             own = (self.rows.index_select(0, buckets) * found).sum(1, dtype=torch.int32)
-            rows = torch.where(own > 0, own, rows)
+            rows = torch.where(own > 0, own + self.hot_start, rows)
         return (rows.masked_fill(indices == PAD_INDEX, PAD_INDEX),)
 
     def _buckets(self, values: Tensor) -> Tensor:
-        return to_buckets(splitmix64(values ^ self.salts[1]), self.hot_rows)
+        return (self.home(values)[0] - 1).clamp_(min=0)  # PAD goes anywhere
 
     # ------------------------------------------------------------------------------- updates
 
@@ -111,7 +115,7 @@ class HotSketch(Encoder):
             scores: One an id, above 0.
 
         Returns:
-            Who got a row, and which, int64 both.
+            Who got a row, and which of the table's, int64 both.
 
         Shape:
             - ids: (L,) int64
@@ -122,15 +126,21 @@ class HotSketch(Encoder):
         buckets = self._buckets(unique)
         found = self.keys.index_select(0, buckets) == unique.unsqueeze(1)
         known = found.any(1)
-        slots = (buckets * SLOTS + found.int().argmax(1))[known]
+        slots = (buckets.long() * SLOTS + found.int().argmax(1))[known]
         self.scores.view(-1).index_add_(0, slots, total[known])
         new = ~known
         self._admit(unique[new], total[new], buckets[new])
-        promoted = self._promote(slots)
+        who, own = self._promote(slots)
         self.state[0] += total.sum()
         if float(self.state[0]) > _DECAY_EVERY * self.hot_rows * self.threshold:
             self._fade()
-        return promoted
+        return who, own + self.hot_start
+
+    def owners(self) -> tuple[Tensor, Tensor]:
+        """The ids that own a row, ascending, and the row of the table of each, int64 both."""
+        own = self.rows.view(-1) > 0
+        ids, order = torch.sort(self.keys.view(-1)[own].long())
+        return ids, self.rows.view(-1)[own].long()[order] + self.hot_start
 
     def _admit(self, ids: Tensor, scores: Tensor, buckets: Tensor) -> None:
         """Puts new ids in the place of the lightest ones."""

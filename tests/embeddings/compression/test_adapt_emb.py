@@ -9,8 +9,8 @@ from recsys.embeddings.compression.adapt_emb import AdaptEmb
 from recsys.embeddings.compression.budget import planned_bytes
 from recsys.embeddings.scheme import Full
 from recsys.errors import BudgetInfeasible, ConfigError
-from recsys.hashing import hash_strings, splitmix64, to_buckets
 from recsys.testing.table import SPEC, TableConformance
+from tests.embeddings.compression import hashed
 from tests.embeddings.compression.toy import check_bags, made, regress, round_trip, table
 
 HOT, SHARED = 6, 9
@@ -19,10 +19,7 @@ MEAN = SPEC.model_copy(update={"pooling": "mean"})
 
 
 def row(index: int) -> int:
-    if index <= HOT:
-        return index
-    hashed = splitmix64(torch.tensor([index ^ int(hash_strings(["item"], 0)[0])]))
-    return 1 + HOT + int(to_buckets(hashed, SHARED))
+    return index if index <= HOT else HOT + hashed.row(index, "item", SHARED)
 
 
 class TestAdaptEmb(TableConformance):

@@ -7,12 +7,14 @@ import torch
 
 from recsys.embeddings.compression.budget import planned_bytes
 from recsys.embeddings.compression.cafe import CAFE, GradientWatch
+from recsys.embeddings.compression.chosen_rows import ChosenRows
 from recsys.embeddings.compression.sketch import HotSketch
+from recsys.embeddings.freeze import freeze
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.embeddings.scheme import Full
 from recsys.errors import BudgetInfeasible, ConfigError
-from recsys.hashing import hash_strings, splitmix64, to_buckets
-from recsys.testing.table import SPEC, TableConformance, bag_batch, make_tables, vectors
+from recsys.testing.table import OTHER, SPEC, TableConformance, bag_batch, make_tables, vectors
+from tests.embeddings.compression.hashed import collection, row
 from tests.embeddings.compression.toy import check_bags, made, regress, round_trip, table
 
 HOT, SHARED = 5, 9
@@ -21,13 +23,8 @@ EAGER = CAFE(hot_rows=HOT, num_buckets=SHARED, threshold=2.0)
 MEAN = SPEC.model_copy(update={"pooling": "mean"})
 
 
-def hashed(index: int, name: str, buckets: int) -> int:
-    mixed = splitmix64(torch.tensor([index ^ int(hash_strings([name], 0)[0])]))
-    return int(to_buckets(mixed, buckets))
-
-
 def shared_row(index: int) -> int:
-    return 1 + HOT + hashed(index, "item", SHARED)
+    return HOT + row(index, "item", SHARED)
 
 
 def parts(tables) -> tuple[HotSketch, GradientWatch]:
@@ -64,7 +61,7 @@ class PlainSketch:
     def update(self, batch: dict[int, float]) -> dict[int, int]:
         known, new = [], {}
         for index, score in sorted(batch.items()):
-            home = hashed(index, "item@sketch", self.hot)
+            home = row(index, "item@sketch", self.hot) - 1
             slot = next((slot for slot in self.buckets[home] if slot[0] == index), None)
             if slot is None:
                 new.setdefault(home, []).append((score, index))
@@ -103,7 +100,7 @@ class PlainSketch:
 
 def test_the_sketch_equals_a_plain_one():
     torch.manual_seed(0)
-    hot, sketch = 6, HotSketch("item", 6, 9, threshold=3.0, decay=0.5, salt=0)
+    hot, sketch = 6, HotSketch("item", 6, 9, 0, 6, threshold=3.0, decay=0.5, salt=0)
     sketch.initialize()
     plain, moves, demoted = PlainSketch(hot, 3.0, 0.5), 0, 0
     for step in range(120):
@@ -126,7 +123,7 @@ def test_the_sketch_equals_a_plain_one():
 
 def test_heavy_ids_of_a_zipf_stream_get_the_rows():
     generator = torch.Generator().manual_seed(1)
-    sketch = HotSketch("item", 50, 9, threshold=10.0, decay=0.99, salt=0)
+    sketch = HotSketch("item", 50, 9, 0, 50, threshold=10.0, decay=0.99, salt=0)
     sketch.initialize()
     odds = 1 / torch.arange(1.0, 5001.0) ** 1.2
     for _ in range(100):
@@ -277,19 +274,72 @@ def test_extreme_budget_on_few_rows_is_a_hash():
     plan = CAFE().plan([table("big", 100_000)], 200)["big"]
     assert isinstance(plan, CAFE) and plan.hot_rows == 0 and plan.num_buckets == 1
     with pytest.raises(BudgetInfeasible) as error:
-        CAFE().plan([table("big", 100_000)], 159)
-    assert error.value.min_bytes == 2 * 64 + 32
+        CAFE().plan([table("big", 100_000)], 135)
+    assert error.value.min_bytes == 2 * 64 + 8
 
 
 def test_stated_sizes_are_kept():
     spec = table("big", 3000)
     plan = CAFE(hot_rows=10).plan([spec], 64 * 100)["big"]
-    assert plan == CAFE(hot_rows=10, num_buckets=81)
+    assert plan == CAFE(hot_rows=10, num_buckets=87)
     plan = CAFE(num_buckets=10).plan([spec], 64 * 100)["big"]
-    assert plan == CAFE(hot_rows=50, num_buckets=10)
+    assert plan == CAFE(hot_rows=79, num_buckets=10)
     assert CAFE().plan([table("tiny", 4)], 4 * 64)["tiny"] == Full()
     with pytest.raises(ConfigError, match="num_buckets"):
         CAFE(hot_rows=3).plan([spec], None)
+
+
+# ---------------------------------------------------------------------------------- served
+
+
+def test_frozen_is_the_list_of_owners():
+    tables = made(EAGER, SPEC)
+    train(tables, 12)
+    frozen = freeze(tables)
+    scheme = frozen.schemes["embedding.item"]
+    assert isinstance(scheme, ChosenRows) and scheme.hot_rows == HOT
+    state = frozen.state_dict()
+    ids, rows = (state[f"encoders.embedding/item.{name}"].tolist() for name in ("ids", "rows"))
+    assert ids == sorted(ids) and sorted(rows) == [1, 2, 3, 4, 5]
+    everything = list(range(40))
+    assert torch.equal(vectors(frozen, everything), vectors(tables, everything))
+    held = frozen.bytes("infer").total
+    assert held == tables.bytes("infer").total
+    other = OTHER.num_embeddings * OTHER.embedding_dim * 4
+    assert held - other == (1 + HOT + SHARED) * 16 + 8 * HOT + 8
+
+
+def test_frozen_before_anybody_owns_a_row():
+    tables = made(SCHEME, SPEC)
+    frozen = freeze(tables)
+    assert torch.equal(vectors(frozen, range(40)), vectors(tables, range(40)))
+
+
+def test_rows_of_several_tables_in_one():
+    scheme = CAFE(hot_rows=2, num_buckets=3, threshold=1.5, multiplex=True)
+    specs = [table("a", 30, 4), table("b", 20, 4)]
+    plan = scheme.plan(specs, None)
+    places = [(found.hot_start, found.shared_start) for found in plan.values()]
+    assert places == [(0, 4), (2, 4)]
+    tables = collection(specs, plan)
+    optimizer = tables.attach_optimizer(EmbeddingOptimizerConfig(learning_rate=0.1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        (
+            4 * tables.all_rows("g", "a")[[5, 9]].sum() + tables.all_rows("g", "b")[7].sum()
+        ).backward()
+        optimizer.step()
+        tables.after_step(optimizer)
+    weight = tables.state_dict()["g.shared@cafe4.weight"]
+    assert weight.shape == (1 + 4 + 3, 4)
+    own = {name: tables.encoders[f"g/{name}"].owners() for name in "ab"}
+    assert own["a"][0].tolist() == [5, 9] and sorted(own["a"][1].tolist()) == [1, 2]
+    assert own["b"][0].tolist() == [7] and own["b"][1].tolist() == [3]
+    assert torch.equal(tables.all_rows("g", "b")[7], weight[3])
+    frozen = freeze(tables)
+    for name in "ab":
+        assert torch.equal(frozen.all_rows("g", name), tables.all_rows("g", name))
+    assert frozen.bytes("infer").total == 8 * 16 + 2 * (8 * 2 + 8)
 
 
 def test_round_trip():

@@ -19,10 +19,12 @@ from tests.embeddings.compression import ranks
 
 SCHEMES: dict[str, dict[str, object]] = {
     "adapt_emb": {"kind": "adapt_emb"},
+    "adapt_emb multiplexed": {"kind": "adapt_emb", "multiplex": True},
     "alpt": {"kind": "alpt"},
     "auto_dim": {"kind": "auto_dim", "width": 2},
     "auto_srh retrain": {"kind": "auto_srh", "stage": "retrain"},
     "cafe": {"kind": "cafe", "threshold": 1.0},
+    "cafe multiplexed": {"kind": "cafe", "threshold": 1.0, "multiplex": True},
     "cce": {"kind": "cce", "cluster_every": 2, "cluster_growth": 1.0},
     "dedup": {"kind": "dedup"},
     "dedup merged": {"kind": "dedup", "block_rows": 4, "kept_blocks": 30, "merged": True},
@@ -58,7 +60,7 @@ CASES = {
 }
 NOT_HERE = {
     "full",  # test_torchrec_ranks.py
-    "codes", "grid", "pruned",  # never trained
+    "chosen_rows", "codes", "grid", "pruned",  # never trained
     "mixed_precision",  # its search draws nothing, but is tested as qat
 }  # fmt: skip
 """Kinds that are not trained on ranks by this file, each with its reason beside it."""
