@@ -162,6 +162,55 @@ def table_of(points: Sequence[Point], split: str) -> str:
     return "\n".join(lines)
 
 
+def matrix_of(points: Sequence[Point], budgets: Sequence[float]) -> str:
+    """Schemes against budgets as a Markdown table: mean and sd of what is kept in fp32.
+
+    A model stands under the smallest budget that it fits, with its real ratio where that is far
+    below. The best of a column is bold.
+
+    Args:
+        points: Any order.
+        budgets: Asked for.
+
+    Example:
+        >>> cell = CellResult("hash", 0.5, 1000, 125, {"fp32": 500}, 500, {}, {}, 9.0, 1.0, {})
+        >>> print(matrix_of([Point(cell, "fp32", 500, 0.7, 0.01)], [0.5, 0.1]))
+        | scheme | 0.5 | 0.1 |
+        |---|---|---|
+        | hash | **.7000** ± .0100 | |
+    """
+    columns = sorted({*budgets, *(1.0 for p in points if p.cell.label == "full")}, reverse=True)
+    best: dict[tuple[str, float], Point] = {}
+    for point in (point for point in points if point.dtype == "fp32"):
+        fits = [budget for budget in columns if point.ratio <= budget * 1.0005]
+        place = (point.cell.label, fits[-1]) if fits else None
+        if place is not None and (place not in best or best[place].mean < point.mean):
+            best[place] = point
+    tops = {
+        column: max((p.mean for (_, other), p in best.items() if other == column), default=0.0)
+        for column in columns
+    }
+    rows = {}
+    for label in dict.fromkeys(label for label, _ in best):
+        mine = [(column, best.get((label, column))) for column in columns]
+        texts = ["" if p is None else _entry(p, column, tops[column]) for column, p in mine]
+        rows[label] = "| " + " | ".join([label, *texts]).rstrip() + " |"
+    lines = [
+        f"| scheme | {' | '.join(f'{c:g}' for c in columns)} |",
+        "|---" * len(columns) + "|---|",
+    ]
+    order = sorted(rows, key=lambda label: (label != "full", label))
+    return "\n".join([*lines, *(rows[label] for label in order)])
+
+
+def _entry(point: Point, column: float, top: float) -> str:
+    """One model in the table of schemes and budgets."""
+    mean, sd = (f"{value:.4f}".removeprefix("0") for value in (point.mean, point.sd))
+    text = f"**{mean}**" if point.mean == top else mean
+    text += f" ± {sd}"
+    return text if point.ratio > 0.8 * column else f"{text} (at {point.ratio:.2g})"
+
+
 def report_text(comparison: Comparison, budgets: Sequence[float]) -> str:
     """The recommendation and a short table, for a terminal.
 
@@ -202,9 +251,10 @@ def write_report(comparison: Comparison, budgets: Sequence[float]) -> list[Path]
     files = [folder / "results.json", folder / "report.md"]
     if plots.available() and points:
         files.append(folder / "compression.png")
-        plots.draw(files[-1], lambda figure: _picture(figure, points, split), (9.6, 5.4))
+        plots.draw(files[-1], lambda figure: _picture(figure, points, split), (12.0, 5.4))
         parts += ["![AUC against real bytes](compression.png)", ""]
-    parts += [table_of(points, split), ""]
+    parts += [f"{split} AUC, mean and sd of the seeds, by budget:", "", matrix_of(points, budgets)]
+    parts += ["", "Every model:", "", table_of(points, split), ""]
     if comparison.infeasible:
         parts += ["Out of reach (smallest size in bytes): " + "; ".join(
             f"{i.label} at {i.budget:g} ({i.min_bytes:,})" for i in comparison.infeasible
@@ -224,24 +274,29 @@ def write_report(comparison: Comparison, budgets: Sequence[float]) -> list[Path]
 
 
 def _picture(figure: Any, points: Sequence[Point], split: str) -> None:
-    """The metric against real bytes, one line a scheme, the Pareto front marked."""
-    axes = figure.add_subplot()
+    """The metric against real bytes. The Pareto front has colors, the others are grey."""
+    axes, costs = figure.subplots(1, 2, width_ratios=(2.3, 1))
     axes.set_title("What compression costs")
     axes.set_xlabel("bytes of the frozen tables, share of the full fp32 tables")
     axes.set_ylabel(f"{split} AUC")
     axes.set_xscale("log")
-    names = sorted({point.name for point in points if point.name != "full"})
-    for number, name in enumerate(names):
+    front = pareto(points)
+    winners = list(dict.fromkeys(p.name for p in reversed(front) if p.name != "full"))
+    others = sorted({point.name for point in points} - {*winners, "full"})
+    for number, name in enumerate([*others, *winners]):
         mine = sorted((p for p in points if p.name == name), key=lambda p: p.bytes)
+        wins = name in winners
+        place = number - len(others)
         axes.errorbar(
             [p.ratio for p in mine], [p.mean for p in mine], yerr=[p.sd for p in mine],
-            color=plots.color(number), marker="osD^v"[number // 10 % 5], markersize=4,
-            linewidth=1.1, capsize=2, label=name,
+            color=plots.color(place) if wins else "#c9ccd2", alpha=1.0 if wins else 0.6,
+            marker="osD^v"[place // 10 % 5] if wins else ".", markersize=5 if wins else 4,
+            linewidth=1.4 if wins else 0.8, capsize=2 if wins else 0, zorder=3 if wins else 1,
+            label="other schemes" if number == 0 and not wins else None,
         )  # fmt: skip
-    front = pareto(points)
     axes.plot(
         [p.ratio for p in front], [p.mean for p in front], color="#22252b", linewidth=2.6,
-        alpha=0.35, drawstyle="steps-post", zorder=0, label="Pareto front",
+        alpha=0.35, drawstyle="steps-post", zorder=2, label="Pareto front",
     )  # fmt: skip
     axes.scatter([p.ratio for p in front], [p.mean for p in front], s=70, facecolors="none",
                  edgecolors="#22252b", linewidths=1.2, zorder=5)  # fmt: skip
@@ -249,4 +304,27 @@ def _picture(figure: Any, points: Sequence[Point], split: str) -> None:
         if point.name == "full":
             axes.axhline(point.mean, color="#8a8f98", linestyle="--", linewidth=1,
                          label="full tables")  # fmt: skip
-    figure.legend(loc="outside right upper", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
+    _costs(costs, [next(p for p in points if p.name == name) for name in winners], points)
+
+
+def _costs(axes: Any, winners: Sequence[Point], points: Sequence[Point]) -> None:
+    """Speed of those on the front beside that of the full tables; names and colors of the lines."""
+    full = next((p for p in points if p.name == "full"), None)
+    axes.set_title("speed, full = 1")
+    if full is None:
+        return
+    for place, point in enumerate(winners):
+        train = point.cell.rows_per_second / full.cell.rows_per_second
+        looked = point.cell.lookups_per_second[point.dtype]
+        lookups = looked / full.cell.lookups_per_second["fp32"]
+        color = plots.color(place)
+        axes.barh(place - 0.2, train, 0.36, color=color, label="training" if place == 0 else None)
+        axes.barh(place + 0.2, lookups, 0.36, color=color, alpha=0.45,
+                  label="frozen lookups" if place == 0 else None)  # fmt: skip
+    axes.axvline(1.0, color="#8a8f98", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(winners)), [point.name for point in winners], fontsize=8)
+    axes.yaxis.tick_right()
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.2), fontsize=8, ncols=2)
