@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 2
+#define ABI 3
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 /* One wheel, fast everywhere: the loader picks the variant of this processor. Results are equal,
@@ -82,6 +82,30 @@ CLONES int64_t recsys_out_of_range(const int32_t *values, const int64_t *ends,
         start = ends[slot];
     }
     return -1;
+}
+
+/* Rows of `count` hash functions, `n` each: 1 + (upper half of salt * mix(x)) * buckets / 2^32,
+ * PAD to PAD. See recsys/embeddings/compression/hashing.py. */
+CLONES void recsys_hash(const int32_t *values, int64_t n, const int64_t *salts,
+                        const int64_t *buckets, int64_t count, int32_t *out) {
+    uint64_t mixed[BLOCK];
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        int64_t size = n - start < BLOCK ? n - start : BLOCK;
+        for (int64_t i = 0; i < size; ++i) {
+            uint64_t x = (uint64_t)(int64_t)values[start + i] + 0x9e3779b97f4a7c15u;
+            x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+            x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+            mixed[i] = x ^ (x >> 31);
+        }
+        for (int64_t k = 0; k < count; ++k) {
+            uint64_t salt = (uint64_t)salts[k] | 1, range = (uint64_t)buckets[k];
+            int32_t *rows = out + k * n + start;
+            for (int64_t i = 0; i < size; ++i) {
+                int32_t row = (int32_t)(1 + ((salt * mixed[i] >> 32) * range >> 32));
+                rows[i] = values[start + i] == PAD ? PAD : row;
+            }
+        }
+    }
 }
 
 /* ------------------------------------------------------------------------------------ lookup */

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ABI = 2
+_ABI = 3
 STORED = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3, "int2": 4}
 KINDS = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "adam": 3}
 
@@ -74,6 +74,7 @@ def library() -> ctypes.CDLL | None:
         return _without(f"{spec.origin} is of another version ({abi}, expected {_ABI}); reinstall")
     found.recsys_out_of_range.restype = ctypes.c_int64
     found.recsys_pooled.restype = ctypes.c_int64
+    found.recsys_hash.restype = None
     return found
 
 
@@ -149,6 +150,34 @@ def out_of_range(values: Tensor, counts: Sequence[int], limits: Sequence[int]) -
     return found.recsys_out_of_range(
         _pointer(values), _pointer(ends), _pointer(bounds), ctypes.c_int64(len(ends))
     )
+
+
+def hashed(values: Tensor, salts: Tensor, buckets: NDArray[np.int64]) -> Tensor | None:
+    """Rows of several hash functions, or None where only plain torch operations will do.
+
+    Args:
+        values: Indices (L,).
+        salts: int64 (K,).
+        buckets: Rows that each hashes to (K,).
+
+    Returns:
+        (K, L) int32, as `recsys.embeddings.compression.hashing` defines them.
+    """
+    plain = values.device.type == salts.device.type == "cpu" and values.dtype == torch.int32
+    found = library() if plain else None
+    if found is None:
+        return None
+    values = values.contiguous()
+    out = torch.empty(len(buckets), values.shape[0], dtype=torch.int32)
+    found.recsys_hash(
+        _pointer(values),
+        ctypes.c_int64(values.shape[0]),
+        _pointer(salts),
+        _pointer(buckets),
+        ctypes.c_int64(len(buckets)),
+        _pointer(out),
+    )
+    return out
 
 
 class Layout:

@@ -177,7 +177,7 @@ def matrix_of(points: Sequence[Point], budgets: Sequence[float]) -> str:
         >>> print(matrix_of([Point(cell, "fp32", 500, 0.7, 0.01)], [0.5, 0.1]))
         | scheme | 0.5 | 0.1 |
         |---|---|---|
-        | hash | **.7000** ± .0100 | |
+        | hash | **.7000** +- .0100 | |
     """
     columns = sorted({*budgets, *(1.0 for p in points if p.cell.label == "full")}, reverse=True)
     best: dict[tuple[str, float], Point] = {}
@@ -207,7 +207,7 @@ def _entry(point: Point, column: float, top: float) -> str:
     """One model in the table of schemes and budgets."""
     mean, sd = (f"{value:.4f}".removeprefix("0") for value in (point.mean, point.sd))
     text = f"**{mean}**" if point.mean == top else mean
-    text += f" ± {sd}"
+    text += f" +- {sd}"
     return text if point.ratio > 0.8 * column else f"{text} (at {point.ratio:.2g})"
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.embeddings import kernels
+from recsys.embeddings.ids import is_traced
 from recsys.embeddings.scheme import Encoder
 from recsys.hashing import hash_strings, splitmix64
 from recsys.schema import PAD_INDEX
@@ -43,6 +46,7 @@ class HashEncoder(Encoder):
         super().__init__()
         self._names, self._salt = tuple(names), salt
         self.num_buckets = tuple(num_buckets)
+        self._buckets = np.array(self.num_buckets, dtype=np.int64)
         self.salts: Tensor
         self.register_buffer("salts", torch.empty(len(self._names), dtype=torch.int64))
 
@@ -54,6 +58,10 @@ class HashEncoder(Encoder):
 
     def forward(self, indices: Tensor) -> tuple[Tensor, ...]:
         """One tensor of rows a probe."""
+        if not is_traced(indices):
+            found = kernels.hashed(indices, self.salts, self._buckets)
+            if found is not None:
+                return found.unbind(0)
         mixed = mixed_products(indices, self.salts)
         rows = mixed.bitwise_right_shift_(32).bitwise_and_(_MASK32)
         if len(set(self.num_buckets)) == 1:
