@@ -5,6 +5,7 @@ Stability: internal
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +136,10 @@ def _show(value: Any) -> str:
 def _hint(kind: str, value: Any, types_here: Sequence[Any]) -> str:
     if kind == "string_type" and isinstance(value, bool | int | float):
         return " Put it in quotes to make it text."
+    if kind in ("model_type", "model_attributes_type") and isinstance(value, str):
+        tags = _tags(types_here, "kind")
+        close = difflib.get_close_matches(value, tags, n=1)
+        return f" Did you mean `{{kind: {close[0]}}}`?" if close else ""
     if kind == "literal_error" and isinstance(value, str):
         words = [w for t in types_here if get_origin(t) is Literal for w in get_args(t)]
         close = did_you_mean(value, [str(word) for word in words])

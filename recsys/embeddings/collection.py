@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,16 +24,18 @@ from recsys.embeddings.optimizer import (
     EmbeddingOptimizerConfig,
 )
 from recsys.embeddings.packed_store import PackedStore
-from recsys.embeddings.row_format import stored_dtype
+from recsys.embeddings.row_format import check_dtype, stored_dtype
 from recsys.embeddings.rows import PartRows
 from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
 from recsys.embeddings.sparse_optimizer import SparseOptimizer
 from recsys.embeddings.store import LocalStore, PhysicalTable, Store
-from recsys.embeddings.wiring import Output, check_groups, logical_name, wire
+from recsys.embeddings.wiring import Output, check_groups, wire
 from recsys.errors import CheckpointError, ConfigError, SchemaError, ShardingError, did_you_mean
 from recsys.layers.initialization import initialize
 from recsys.schema import PAD_INDEX, TableSpec
 from recsys.types import Batch, KeyedEmbeddings
+
+_MODULES = ("encoders", "decoders")
 
 
 class EmbeddingCollection(nn.Module):
@@ -65,7 +67,9 @@ class EmbeddingCollection(nn.Module):
 
     Raises:
         SchemaError: A table asks for an unknown feature, a name or a feature occurs twice, a
-            group is empty; in forward, the batch has other keys or an index outside its table.
+            group is empty; in forward, the batch has other keys or an index outside its table, or
+            an encoder gives rows that its physical table does not have.
+        ConfigError: A scheme is not resolved, or does not fit its table.
 
     Example:
         >>> table = TableSpec(name="user", num_embeddings=4, embedding_dim=2,
@@ -94,7 +98,7 @@ class EmbeddingCollection(nn.Module):
     ) -> None:
         super().__init__()
         self.keys = tuple(keys)
-        self.dtype: Dtype | None = dtype
+        self.dtype: Dtype | None = None if dtype is None else check_dtype(dtype)
         self.groups = {group: tuple(specs) for group, specs in groups.items()}
         check_groups(self.groups, self.keys)
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
@@ -121,8 +125,17 @@ class EmbeddingCollection(nn.Module):
             for spec in specs:
                 name = f"{group}.{spec.name}"
                 scheme = schemes.pop(name, Full())
+                if not isinstance(scheme, Scheme):
+                    raise ConfigError(
+                        f"table `{name}`: expected a scheme, say `Hash(num_buckets=1000)`, got "
+                        f"{scheme!r}."
+                    )
                 self.schemes[name] = scheme if self.dtype is None else scheme.stored(self.dtype)
-                self._parts[name] = part = self.schemes[name].part(spec)
+                try:
+                    part = self.schemes[name].part(spec)
+                except ConfigError as error:
+                    raise ConfigError(f"table `{name}`: {error}") from None
+                self._parts[name] = part
                 if type(part.encoder) is not Encoder:
                     self.encoders[f"{group}/{spec.name}"] = part.encoder
                 if type(part.decoder) is not Decoder:
@@ -252,7 +265,40 @@ class EmbeddingCollection(nn.Module):
             one = ids.slot(source)
             for values in self._parts[name].encoder(one.values):
                 parts.append(dataclasses.replace(one, values=values))
-        return join(parts)
+        encoded = join(parts)
+        self._check_rows(encoded)
+        return encoded
+
+    def _check_rows(self, ids: Ids) -> None:
+        """Refuses rows outside physical tables, which a contradictory plan or state leads to.
+
+        Only where it costs no wait for a device.
+        """
+        if ids.counts is None or ids.values.is_cuda:
+            return
+        number = len(self.keys)
+        names, limits = self._probes()
+        start = sum(ids.counts[:number])
+        rows = dataclasses.replace(ids, values=ids.values[start:], counts=ids.counts[number:])
+        try:
+            check_range(rows, names, limits)
+        except SchemaError as error:
+            raise SchemaError(
+                f"the compressed tables contradict themselves: {str(error).split(' Raise ')[0]} "
+                "This comes from the plan or from the state of an encoder. Remove "
+                "`compression.planned` to plan again, or load the checkpoint that belongs to it."
+            ) from None
+
+    def _probes(self) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+        """Name of every encoded slot, and the physical table that it looks up."""
+        if not hasattr(self, "_probe_cache"):
+            tables = [
+                (f"{name.partition('.')[0]}.{probe.name}", probe.num_embeddings)
+                for _, name in self._encoded
+                for probe in self._parts[name].probes
+            ]
+            self._probe_cache = self.slot_names()[len(self.keys) :], tables
+        return self._probe_cache
 
     def _decode(self, ids: Ids, outputs: Sequence[Output], pooled: Tensor | None) -> Tensor:
         columns, start = [], 0
@@ -329,7 +375,8 @@ class EmbeddingCollection(nn.Module):
         if isinstance(self.store, PackedStore):
             raise ConfigError(
                 f"the tables are frozen in {self.dtype} and cannot be trained. Train the model "
-                "they were frozen from."
+                "they were frozen from; to train a new one with its configuration, remove "
+                "`compression.dtype` and `compression.planned`."
             )
         if not isinstance(self.store, LocalStore):
             raise ShardingError(
@@ -432,22 +479,39 @@ class EmbeddingCollection(nn.Module):
         for name, weight in tables.items():
             destination[f"{prefix}{name}.weight"] = weight if keep_vars else weight.detach()
 
-    def _check_scheme(self, state: Mapping[str, Any], prefix: str, names: set[str]) -> None:
-        """Refuses the state of another scheme with a word of its own."""
-        there = {
-            key.removeprefix(prefix)
-            for key in state
-            if key.startswith(prefix) and key.endswith(".weight")
+    def _check_scheme(
+        self, state: Mapping[str, Any], prefix: str, tables: Collection[str], strict: bool
+    ) -> None:
+        """Refuses the state of another scheme, or of another plan, in a word of its own."""
+        modules = {
+            f"{kind}.{name}": value
+            for kind in _MODULES
+            for name, value in getattr(self, kind).state_dict().items()
         }
-        there = {key for key in there if key.partition(".")[0] in self.groups}
-        for name in sorted(names - there):
-            logical = logical_name(name)
-            others = sorted(key for key in there - names if logical_name(key) == logical)
-            if others:
+        there = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+            and key.removeprefix(prefix).partition(".")[0] in (*self.groups, *_MODULES)
+        }
+        missing = sorted({*tables, *modules} - there.keys())
+        extra = sorted(there.keys() - {*tables, *modules})
+        compressed = any(_is_scheme(name) for name in missing + extra)
+        if compressed and (strict or (missing and extra)):
+            raise CheckpointError(
+                f"the checkpoint holds the tables in another scheme: expected {_some(missing)}, "
+                f"got {_some(extra)}. Build the model with the compression (and the schema) of "
+                "the checkpoint."
+            )
+        for name, held in modules.items():
+            value = there.get(name, held)
+            fits = value.dtype == held.dtype
+            fits = fits or (value.is_floating_point() and held.is_floating_point())
+            if value.shape != held.shape or not fits:
                 raise CheckpointError(
-                    f"the checkpoint holds table `{logical}` in another scheme: expected "
-                    f"`{name}`, got {others}. Build the model with the compression of the "
-                    "checkpoint."
+                    f"`{name}` of the compressed tables: expected {held.dtype} of "
+                    f"{tuple(held.shape)}, got {value.dtype} of {tuple(value.shape)}. Build the "
+                    "model with the compression of the checkpoint: its scheme, options and budget."
                 )
 
     def _load_from_state_dict(
@@ -465,7 +529,7 @@ class EmbeddingCollection(nn.Module):
             f"{table.name}.weight": (table.spec.num_embeddings, table.spec.embedding_dim)
             for table in self.store.tables
         }
-        self._check_scheme(state_dict, prefix, set(sizes))
+        self._check_scheme(state_dict, prefix, sizes, strict)
         found: dict[str, Tensor] = {}
         for name, size in sizes.items():
             weight = state_dict.get(prefix + name)
@@ -475,12 +539,12 @@ class EmbeddingCollection(nn.Module):
             held = packed.get(name.removesuffix(".weight"))
             _check_stored(name.removesuffix(".weight"), self.dtype, weight, held)
             if tuple(weight.shape) != (size if held is None else tuple(held.shape)):
-                error_msgs.append(
+                raise CheckpointError(
                     f"table `{name.removesuffix('.weight')}`: expected {size} (rows, width), got "
-                    f"{tuple(weight.shape)}. Build the model with the schema of the checkpoint."
+                    f"{tuple(weight.shape)}. Build the model with the schema and the compression "
+                    "of the checkpoint."
                 )
-            else:
-                found[name.removesuffix(".weight")] = weight
+            found[name.removesuffix(".weight")] = weight
         ours = ("encoders.", "decoders.")
         for key in state_dict:
             name = key.removeprefix(prefix)
@@ -490,6 +554,16 @@ class EmbeddingCollection(nn.Module):
             self.store.load_stored(found)
         else:
             self.store.load_weights(found)
+
+
+def _is_scheme(name: str) -> bool:
+    """Whether a name in a state dict is there for a scheme: full tables have none such."""
+    return name.partition(".")[0] in _MODULES or "@" in name
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [f"`{name}`" for name in names[:3]] + [f"{len(names) - 3} more"] * (len(names) > 3)
+    return ", ".join(shown) or "nothing"
 
 
 def _check_stored(name: str, dtype: str | None, weight: Tensor, held: Tensor | None) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -330,6 +330,16 @@ class Scheme(Frozen, abc.ABC):
 
         Raises:
             ConfigError: With the reason.
+        """
+
+    def check_names(self, tables: Collection[str]) -> None:
+        """Refuses fields that name a table which is not held in this way.
+
+        Args:
+            tables: Names of all that are, in every group.
+
+        Raises:
+            SchemaError: One does.
         """
 
     def stored(self, dtype: Dtype) -> Scheme:

@@ -16,7 +16,7 @@ from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, Pooling
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.compression.plan import compress_groups
 from recsys.embeddings.scheme import Scheme
-from recsys.errors import SchemaError
+from recsys.errors import SchemaError, did_you_mean
 from recsys.schema import Init, TableSpec
 from recsys.types import Batch
 
@@ -66,9 +66,18 @@ class CompressedEmbeddingBagCollection(nn.Module):
         groups = _groups(self._configs)
         self._keys = tuple(dict.fromkeys(f for config in tables for f in config.feature_names))
         group_of = {spec.name: group for group, specs in groups.items() for spec in specs}
+        for name in schemes or {}:
+            if name not in group_of:
+                raise SchemaError(
+                    f"`schemes` names an unknown table `{name}`. {did_you_mean(name, group_of)}"
+                )
         named = {f"{group_of[name]}.{name}": scheme for name, scheme in (schemes or {}).items()}
         self.collection = EmbeddingCollection(groups, self._keys, device, named)
         owners = [(config, key) for config in self._configs for key in config.feature_names]
+        smallest: dict[str, EmbeddingBagConfig] = {}
+        for config, key in sorted(owners, key=lambda owner: -owner[0].num_embeddings):
+            smallest[key] = config
+        self._limits = [smallest[key] for key in self._keys]
         shared = {key for _, key in owners if sum(other == key for _, other in owners) > 1}
         self._columns = [(group_of[config.name], key) for config, key in owners]
         self._names = [f"{key}@{config.name}" if key in shared else key for config, key in owners]
@@ -134,6 +143,7 @@ class CompressedEmbeddingBagCollection(nn.Module):
         if list(self._keys) != features.keys():
             order = features.keys()
             features = features.permute([order.index(key) for key in self._keys])
+        self._check_ids(features)
         size = features.stride()
         empty = torch.zeros(size, 0, device=features.device())
         pooled = self.collection(
@@ -149,6 +159,27 @@ class CompressedEmbeddingBagCollection(nn.Module):
         )
         columns = [pooled[group][key] for group, key in self._columns]
         return KeyedTensor(self._names, self._dims, torch.cat(columns, dim=1))
+
+    def _check_ids(self, features: KeyedJaggedTensor) -> None:
+        """Refuses ids outside their tables, before they are shifted and cut to 32 bits."""
+        ids, counts = features.values(), features.length_per_key()
+        if ids.is_floating_point():
+            raise SchemaError(f"expected whole numbers as ids, got {ids.dtype}.")
+        limits = torch.tensor([c.num_embeddings for c in self._limits], device=ids.device)
+        each = torch.tensor(counts, device=ids.device)
+        limits = limits.repeat_interleave(each, output_size=ids.shape[0])
+        wrong = ((ids < 0) | (ids >= limits)).nonzero()
+        if len(wrong) == 0:
+            return
+        place, key = int(wrong[0]), 0
+        while place >= sum(counts[: key + 1]):
+            key += 1
+        config = self._limits[key]
+        raise SchemaError(
+            f"feature `{self._keys[key]}`: id {int(ids[place]):_} is outside table "
+            f"`{config.name}`, which has ids 0 to {config.num_embeddings - 1:_}. Raise its "
+            "num_embeddings, or take the ids modulo it."
+        )
 
 
 def _groups(tables: Sequence[EmbeddingBagConfig]) -> dict[str, list[TableSpec]]:

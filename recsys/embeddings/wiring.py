@@ -96,11 +96,6 @@ def wire(
     return found
 
 
-def logical_name(key: str) -> str:
-    """``<group>.<table>`` of a name in a state dict, ``<group>.<table>@<role>.weight``."""
-    return key.removesuffix(".weight").partition("@")[0]
-
-
 def _check_shared(table: PhysicalTable, probe: TableSpec) -> None:
     """Probes of one name are one table, so they must agree; the first one's start values count."""
     mine, other = ((spec.num_embeddings, spec.embedding_dim) for spec in (table.spec, probe))

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from recsys.config import Experiment, ModelBlock
+from recsys.config import Experiment, ModelBlock, validate
 from recsys.config_text import parse
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
@@ -34,8 +33,6 @@ from recsys.embeddings.scheme import Dtype, Full, Scheme
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError, did_you_mean
 from recsys.train.folder import write_json
 from recsys.tune.compression_cell import Cell, CellResult, train_cell
-
-_ADAPTER: TypeAdapter[Scheme] = TypeAdapter(AnyScheme)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,22 +138,20 @@ def parse_schemes(text: str) -> dict[str, Scheme]:
         return all_schemes()
     text = text if text.lstrip().startswith("[") else f"[{text}]"
     values = parse(text, "schemes")
-    kinds = [
-        member.model_fields["kind"].default
+    kinds = {
+        member.model_fields["kind"].default: member
         for member in typing.get_args(typing.get_args(AnyScheme)[0])
-    ]
+    }
     found: dict[str, Scheme] = {}
     for value in values if isinstance(values, list) else [values]:
         data = {"kind": value} if isinstance(value, str) else value
         kind = data.get("kind") if isinstance(data, dict) else None
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ConfigError(f"unknown scheme {value!r}. {did_you_mean(str(kind), kinds)}")
-        try:
-            scheme = _ADAPTER.validate_python(data)
-        except ValidationError as error:
-            problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"scheme `{kind}`: {problems}") from None
+        scheme: Scheme = validate(kinds[kind], data, (), f"scheme `{kind}`")
         found[label_of(scheme)] = scheme
+    if not found:
+        raise ConfigError("expected schemes to compare, say `hash, unified` or `all`, got none.")
     return found
 
 

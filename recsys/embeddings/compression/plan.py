@@ -5,17 +5,22 @@ Stability: caller
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from recsys.embeddings.compression.budget import full_bytes
+from recsys.embeddings.compression.budget import full_bytes, infeasible
 from recsys.embeddings.compression.hash import Hash
 from recsys.embeddings.compression.schemes import AnyScheme
 from recsys.embeddings.scheme import Dtype, Full, Scheme
-from recsys.errors import ConfigError, SchemaError, did_you_mean
+from recsys.errors import BudgetInfeasible, ConfigError, SchemaError, did_you_mean
 from recsys.schema import Frozen, TableSpec
+
+_GROUP = "tables"
 
 
 def compress(
@@ -36,8 +41,8 @@ def compress(
         scheme: How to hold them.
         ratio: Most bytes as a share of the full fp32 tables, in (0, 1].
         bytes: Most bytes.
-        overrides: Other schemes by table name. Each gets the share of the budget that its tables
-            have of the full size.
+        overrides: Other schemes by table name. Tables in `Full` are taken off the budget; each
+            other scheme gets the share of the rest that its tables have of the full size.
         exact_rows: Tables of up to so many rows stay in full and are taken off the budget, as
             long as all of them take at most a quarter of it: sharing rows of small vocabularies
             saves nothing and costs much. 0 turns it off.
@@ -47,9 +52,9 @@ def compress(
         group's name in front.
 
     Raises:
-        ConfigError: Both or a senseless budget.
-        SchemaError: ``overrides`` names an unknown table.
-        BudgetInfeasible: No plan fits; it names the smallest reachable size.
+        ConfigError: Both or a senseless budget, or what should be a scheme is none.
+        SchemaError: ``overrides``, or a field of a scheme, names an unknown table.
+        BudgetInfeasible: No plan fits; ``min_bytes`` is the smallest budget that one does.
 
     Example:
         >>> tables = [TableSpec(name=name, num_embeddings=rows, embedding_dim=8,
@@ -59,24 +64,15 @@ def compress(
         >>> plan["user"].num_buckets, plan["sex"].kind
         (995, 'full')
     """
-    ratio = _share_of(full_bytes(tables), ratio, bytes)
-    names = [table.name for table in tables]
-    for name in overrides or {}:
-        if name not in names:
-            raise SchemaError(f"no table `{name}` to compress. {did_you_mean(name, names)}")
-    plan: dict[str, Scheme] = {}
-    narrow = Full() if ratio is None else Hash(multiplex=True)
-    for chosen, mine in _by_scheme(tables, scheme, overrides or {}, narrow):
-        budget = None if ratio is None else int(ratio * full_bytes(mine))
-        small = [table for table in mine if table.num_embeddings <= exact_rows]
-        spent = full_bytes(small)
-        if small and (budget is None or spent <= budget / 4):
-            plan |= {table.name: Full() for table in small}
-            mine = [table for table in mine if table.num_embeddings > exact_rows]
-            budget = None if budget is None else budget - spent
-        if mine:
-            plan |= chosen.plan(mine, budget)
-    return {name: plan[name] for name in names}
+    plan = compress_groups(
+        {_GROUP: tables},
+        scheme,
+        ratio=ratio,
+        bytes=bytes,
+        overrides=overrides,
+        exact_rows=exact_rows,
+    )
+    return {name.partition(".")[2]: chosen for name, chosen in plan.items()}
 
 
 def compress_groups(
@@ -102,8 +98,8 @@ def compress_groups(
         By ``<group>.<table>``, for ``EmbeddingCollection(schemes=...)``.
 
     Raises:
-        ConfigError: Both or a senseless budget.
-        SchemaError: ``overrides`` names an unknown table.
+        ConfigError: As `compress`, like the others.
+        SchemaError: A name is unknown.
         BudgetInfeasible: No plan fits.
 
     Example:
@@ -113,34 +109,114 @@ def compress_groups(
         >>> plan["embedding.user"].num_buckets
         998
     """
-    ratio = _share_of(sum(full_bytes(tables) for tables in groups.values()), ratio, bytes)
-    known = {table.name for tables in groups.values() for table in tables}
-    for name in overrides or {}:
+    everything = sum(full_bytes(tables) for tables in groups.values())
+    share = _share_of(everything, ratio, bytes)
+    overrides = overrides or {}
+    _check_schemes(groups, scheme, overrides)
+    narrow = Full() if share is None else Hash(multiplex=True)
+    parts = [
+        (group, chosen, mine)
+        for group, tables in groups.items()
+        for chosen, mine in _by_scheme(tables, scheme, overrides, narrow)
+    ]
+    plans: dict[str, Scheme] = {}
+    for group, chosen, mine in parts:
+        if isinstance(chosen, Full):
+            plans |= {f"{group}.{table.name}": chosen for table in mine}
+    rest = [part for part in parts if not isinstance(part[1], Full)]
+    whole = sum(full_bytes(mine) for _, _, mine in rest)
+    kept = everything - whole
+    if share is not None and kept:
+        if whole == 0 and share < 1:
+            tables = [table for mine in groups.values() for table in mine]
+            raise infeasible("full", tables, int(share * everything), everything)
+        share = (share * everything - kept) / max(whole, 1)
+    worst: BudgetInfeasible | None = None
+    for group, chosen, mine in rest:
+        # At least 1 byte, which nothing fits: so every part says what it needs.
+        budget = None if share is None else max(1, int(share * full_bytes(mine)))
+        try:
+            plan = _plan_part(chosen, mine, budget, exact_rows)
+        except BudgetInfeasible as error:
+            needed = kept + -(-error.min_bytes * whole // full_bytes(mine))
+            if worst is None or needed > worst.min_bytes:
+                worst = _in_all(error, needed, everything)
+        else:
+            plans |= {f"{group}.{name}": found for name, found in plan.items()}
+    if worst is not None:
+        raise worst
+    names = [f"{group}.{table.name}" for group, tables in groups.items() for table in tables]
+    return {name: plans[name] for name in names}
+
+
+def _in_all(error: BudgetInfeasible, needed: int, everything: int) -> BudgetInfeasible:
+    """What one part of the tables needs, as a budget of all."""
+    if needed == error.min_bytes:
+        return error
+    ratio = math.ceil(1e4 * needed / everything) / 1e4
+    return BudgetInfeasible(
+        f"{error} The budget of all tables must be {needed:,} bytes or more (`ratio` {ratio}).",
+        needed,
+    )
+
+
+def _check_schemes(
+    groups: Mapping[str, Sequence[TableSpec]], scheme: Scheme, overrides: Mapping[str, Scheme]
+) -> None:
+    """Refuses what is no scheme, and names of tables that there are not."""
+    given = {"scheme": scheme, **{f"overrides[{k!r}]": v for k, v in overrides.items()}}
+    for place, value in given.items():
+        if not isinstance(value, Scheme):
+            raise ConfigError(
+                f"`{place}`: expected a scheme, say `UnifiedEmbedding()`, got {value!r}."
+            )
+    known = dict.fromkeys(table.name for tables in groups.values() for table in tables)
+    for name in overrides:
         if name not in known:
-            raise SchemaError(f"no table `{name}` to compress. {did_you_mean(name, known)}")
-    found: dict[str, Scheme] = {}
-    for group, tables in groups.items():
-        mine = {table.name for table in tables}
-        others = {name: other for name, other in (overrides or {}).items() if name in mine}
-        plan = compress(tables, scheme, ratio=ratio, overrides=others, exact_rows=exact_rows)
-        found |= {f"{group}.{name}": chosen for name, chosen in plan.items()}
-    return found
+            raise SchemaError(
+                f"no table `{name}` to compress (in `overrides`; `compression.tables` of a "
+                f"configuration). {did_you_mean(name, known)}"
+            )
+    for chosen in (scheme, *overrides.values()):
+        chosen.check_names([name for name in known if overrides.get(name, scheme) == chosen])
 
 
-def _share_of(whole: int, ratio: float | None, bytes: int | None) -> float | None:
-    """The budget as a ratio, checked."""
+def _share_of(whole: int, ratio: float | None, bytes: int | None) -> float | Fraction | None:
+    """The budget as a ratio, checked; exact where it is given in bytes."""
     if ratio is not None and bytes is not None:
         raise ConfigError(f"give `ratio` or `bytes`, not both; got {ratio} and {bytes}.")
-    if ratio is not None and not 0 < ratio <= 1:
+    if ratio is not None and (
+        isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0 < ratio <= 1
+    ):
         raise ConfigError(
-            f"`ratio` must be above 0 and at most 1, got {ratio}: it is the share of the full "
-            "tables' bytes that may be used."
+            f"`ratio` must be a number above 0 and at most 1, got {ratio!r}: it is the share of "
+            "the full tables' bytes that may be used."
         )
-    if bytes is not None and bytes < 1:
-        raise ConfigError(f"`bytes` must be at least 1, got {bytes}.")
+    if bytes is not None and (
+        isinstance(bytes, bool) or not isinstance(bytes, numbers.Integral) or bytes < 1
+    ):
+        raise ConfigError(f"`bytes` must be a whole number of at least 1, got {bytes!r}.")
     if bytes is not None:
-        return min(1.0, bytes / whole) if whole else 1.0
+        return min(Fraction(1), Fraction(int(bytes), whole)) if whole else Fraction(1)
     return ratio
+
+
+def _plan_part(
+    scheme: Scheme, tables: Sequence[TableSpec], budget: int | None, exact_rows: int
+) -> dict[str, Scheme]:
+    """Tables of one scheme: small ones in full, unless there is no room for that."""
+    small = [table for table in tables if table.num_embeddings <= exact_rows]
+    others = [table for table in tables if table.num_embeddings > exact_rows]
+    spent = full_bytes(small)
+    if not small or (budget is not None and spent > budget / 4):
+        return scheme.plan(tables, budget)
+    exact: dict[str, Scheme] = {table.name: Full() for table in small}
+    if not others:
+        return exact
+    try:
+        return exact | scheme.plan(others, None if budget is None else budget - spent)
+    except BudgetInfeasible:
+        return scheme.plan(tables, budget)
 
 
 def _by_scheme(
@@ -183,8 +259,7 @@ class CompressionConfig(Frozen):
     def _check(self) -> Self:
         if self.ratio is not None and self.bytes is not None:
             raise ConfigError(
-                f"compression: give `ratio` or `bytes`, not both; got {self.ratio} and "
-                f"{self.bytes}."
+                f"give `ratio` or `bytes`, not both; got {self.ratio} and {self.bytes}."
             )
         return self
 
@@ -203,9 +278,13 @@ class CompressionConfig(Frozen):
         """
         names = [f"{group}.{table.name}" for group, tables in groups.items() for table in tables]
         if self.planned is not None:
-            if set(self.planned) != set(names):
+            missing = [name for name in names if name not in self.planned]
+            unknown = [name for name in self.planned if name not in names]
+            if missing or unknown:
+                hint = did_you_mean(unknown[0], missing) if missing and unknown else ""
                 raise SchemaError(
-                    f"compression.planned has {sorted(self.planned)}, the model {sorted(names)}. "
+                    f"compression.planned is not of this model: it lacks {len(missing)} tables "
+                    f"{missing[:3]} and names {len(unknown)} unknown ones {unknown[:3]}. {hint} "
                     "Plan again: remove `planned`."
                 )
             return dict(self.planned)

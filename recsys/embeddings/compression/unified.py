@@ -5,7 +5,7 @@ Stability: experimental
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -21,6 +21,7 @@ from recsys.embeddings.compression.shared_table import (
     side_by_side,
 )
 from recsys.embeddings.scheme import Decoder, Full, Part, Scheme
+from recsys.errors import SchemaError, did_you_mean
 from recsys.layers.initialization import normal_
 from recsys.schema import Name, TableSpec
 
@@ -65,7 +66,7 @@ class UnifiedEmbedding(Scheme):
     """Rows that ids share; None is set by the budget."""
     probes: dict[Name, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Lookups of single tables, where they are not to be ``ceil(D / chunk)``. Tables of width 1
-    always have one."""
+    always have one. A name that `compress` finds no table for is refused."""
     pool: int = Field(default=0, ge=0)
     """Which shared table: tables that start differently (`TableSpec.init`) cannot share rows.
     Set by the plan."""
@@ -92,6 +93,15 @@ class UnifiedEmbedding(Scheme):
             return check_fixed(self.kind, tables, budget, fixed)
         assert budget is not None
         return share_out(self.kind, budget, pools, [4 * chunk for chunk in chunks], at)
+
+    def check_names(self, tables: Collection[str]) -> None:
+        """Refuses ``probes`` of tables that are not there, or held in another way."""
+        for name in self.probes:
+            if name not in tables:
+                raise SchemaError(
+                    f"scheme `{self.kind}`: `probes` names `{name}`, but holds no table of that "
+                    f"name. {did_you_mean(name, tables)}"
+                )
 
     def part(self, table: TableSpec) -> Part:
         """Probes of the shared table, side by side."""
