@@ -42,7 +42,8 @@ def compress(
         ratio: Most bytes as a share of the full fp32 tables, in (0, 1].
         bytes: Most bytes.
         overrides: Other schemes by table name. Tables in `Full` are taken off the budget; each
-            other scheme gets the share of the rest that its tables have of the full size.
+            other scheme gets the share of the rest that its tables have of the full size, and
+            what that lacks to its smallest size from the others.
         exact_rows: Tables of up to so many rows stay in full and are taken off the budget, as
             long as all of them take at most a quarter of it: sharing rows of small vocabularies
             saves nothing and costs much. 0 turns it off.
@@ -131,33 +132,56 @@ def compress_groups(
             tables = [table for mine in groups.values() for table in mine]
             raise infeasible("full", tables, int(share * everything), everything)
         share = (share * everything - kept) / max(whole, 1)
-    worst: BudgetInfeasible | None = None
-    for group, chosen, mine in rest:
-        # At least 1 byte, which nothing fits: so every part says what it needs.
-        budget = None if share is None else max(1, int(share * full_bytes(mine)))
-        try:
-            plan = _plan_part(chosen, mine, budget, exact_rows)
-        except BudgetInfeasible as error:
-            needed = kept + -(-error.min_bytes * whole // full_bytes(mine))
-            if worst is None or needed > worst.min_bytes:
-                worst = _in_all(error, needed, everything)
-        else:
-            plans |= {f"{group}.{name}": found for name, found in plan.items()}
-    if worst is not None:
-        raise worst
+    try:
+        found = _plan_parts([part[1:] for part in rest], share, exact_rows)
+    except BudgetInfeasible as error:
+        needed = kept + error.min_bytes
+        if len(parts) == 1:
+            raise
+        ratio = math.ceil(1e4 * needed / everything) / 1e4
+        raise BudgetInfeasible(
+            f"{error} The budget of all tables must be {needed:,} bytes or more (`ratio` {ratio}).",
+            needed,
+        ) from None
+    for (group, _, _), plan in zip(rest, found):
+        plans |= {f"{group}.{name}": chosen for name, chosen in plan.items()}
     names = [f"{group}.{table.name}" for group, tables in groups.items() for table in tables]
     return {name: plans[name] for name in names}
 
 
-def _in_all(error: BudgetInfeasible, needed: int, everything: int) -> BudgetInfeasible:
-    """What one part of the tables needs, as a budget of all."""
-    if needed == error.min_bytes:
-        return error
-    ratio = math.ceil(1e4 * needed / everything) / 1e4
-    return BudgetInfeasible(
-        f"{error} The budget of all tables must be {needed:,} bytes or more (`ratio` {ratio}).",
-        needed,
-    )
+def _plan_parts(
+    parts: Sequence[tuple[Scheme, list[TableSpec]]],
+    share: float | Fraction | None,
+    exact_rows: int,
+) -> list[dict[str, Scheme]]:
+    """Plans parts by their share. What is too little for one is taken from the others."""
+    if share is None:
+        return [_plan_part(*part, None, exact_rows) for part in parts]
+    sizes = [full_bytes(tables) for _, tables in parts]
+    budget, rate, waiting = share * sum(sizes), share, list(range(len(parts)))
+    plans: dict[int, dict[str, Scheme]] = {}
+    floors: dict[int, BudgetInfeasible] = {}
+    while len(plans) < len(waiting):
+        plans = {}
+        for number in waiting:
+            try:  # at least 1 byte, which nothing fits: so the smallest size comes out
+                most = max(1, int(rate * sizes[number]))
+                plans[number] = _plan_part(*parts[number], most, exact_rows)
+            except BudgetInfeasible as error:
+                floors[number] = error
+        if not plans:
+            break
+        if len(plans) < len(waiting):
+            waiting, plans = list(plans), {}
+            taken = sum(error.min_bytes for error in floors.values())
+            rate = (budget - taken) / sum(sizes[number] for number in waiting)
+    taken = sum(error.min_bytes for error in floors.values())
+    if taken > budget:
+        worst = max(floors, key=lambda number: floors[number].min_bytes / sizes[number])
+        raise BudgetInfeasible(str(floors[worst]), taken)
+    for number, error in floors.items():
+        plans[number] = _plan_part(*parts[number], error.min_bytes, exact_rows)
+    return [plans[number] for number in range(len(parts))]
 
 
 def _check_schemes(
