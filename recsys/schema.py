@@ -374,3 +374,6 @@ class TableSpec(Frozen):
     """How several indices of one row become one vector. No default on purpose."""
     init: Init = Init()
     """Starting values."""
+    by_frequency: bool = True
+    """Whether the index order is one of falling frequency, as vocabularies have it. Hashed ids are
+    in no order."""

@@ -276,6 +276,8 @@ class Scheme(Frozen, abc.ABC):
 
     narrow: ClassVar[bool] = False
     """Whether it can hold tables of width 1 (first-order weights)."""
+    by_frequency: ClassVar[bool] = False
+    """Whether it favours frequent ids and takes low indices for them."""
     served_only: ClassVar[bool] = False
     """Whether it is the frozen form of another scheme and cannot be trained."""
 

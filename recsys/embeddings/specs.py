@@ -79,9 +79,14 @@ def table_specs(
                     feature_names=tuple(feature.name for feature in features),
                     pooling=option.pooling or _pooling(name, features),
                     init=option.init or init,
+                    by_frequency=not any(_is_hashed(feature) for feature in features),
                 )
             )
     return {group: tuple(group_specs) for group, group_specs in specs.items()}
+
+
+def _is_hashed(feature: KeyedFeature) -> bool:
+    return getattr(feature, "encoding", "vocab") == "hash"
 
 
 def _pooling(table: str, features: list[KeyedFeature]) -> Pooling:

@@ -61,12 +61,14 @@ class Infeasible:
     Args:
         label: Of the scheme.
         budget: Asked for.
-        min_bytes: The smallest size it reaches.
+        min_bytes: The smallest size it reaches; 0 where it cannot hold these tables at all.
+        reason: Why not.
     """
 
     label: str
     budget: float
     min_bytes: int
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +191,9 @@ def plan_cells(
 
     Returns:
         Cells, and what cannot be reached.
+
+    Raises:
+        ConfigError: No scheme can hold these tables.
     """
     with torch.device("meta"):
         model = experiment.model.build(prepared.schema)
@@ -208,12 +213,16 @@ def plan_cells(
                     planned = plan.resolve(groups)
                 except RecsysError:
                     continue
-            except ConfigError:
-                raise
+            except ConfigError as error:
+                infeasible.append(Infeasible(label, budget, 0, str(error)))
+                continue
             key = json.dumps({name: s.model_dump(mode="json") for name, s in planned.items()})
             if key not in seen and not all(isinstance(s, Full) for s in planned.values()):
                 seen.add(key)
                 cells.append(Cell(label, plan.ratio, plan))
+    reasons = [item.reason for item in infeasible if item.reason]
+    if len(cells) == 1 and reasons:
+        raise ConfigError(reasons[0])
     return cells, infeasible
 
 

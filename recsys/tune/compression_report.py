@@ -257,8 +257,11 @@ def write_report(comparison: Comparison, budgets: Sequence[float]) -> list[Path]
     parts += ["", "Every model:", "", table_of(points, split), ""]
     if comparison.infeasible:
         parts += ["Out of reach (smallest size in bytes): " + "; ".join(
-            f"{i.label} at {i.budget:g} ({i.min_bytes:,})" for i in comparison.infeasible
+            f"{i.label} at {i.budget:g} ({i.min_bytes:,})"
+            for i in comparison.infeasible if not i.reason
         ) + ".", ""]  # fmt: skip
+    reasons = {i.label: i.reason for i in comparison.infeasible if i.reason}
+    parts += [f"Left out: {label}: {reason}\n" for label, reason in reasons.items()]
     parts += [f"Failed: {name}: {why}" for name, why in comparison.failed.items()]
     files[1].write_text("\n".join(parts) + "\n", encoding="utf-8")
     content = {

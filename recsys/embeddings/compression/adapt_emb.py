@@ -84,6 +84,7 @@ class AdaptEmb(HotRows):
     """
 
     narrow: ClassVar[bool] = True
+    by_frequency: ClassVar[bool] = True
     kind: Literal["adapt_emb"] = "adapt_emb"
     """Name in configurations."""
 

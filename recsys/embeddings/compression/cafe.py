@@ -195,6 +195,7 @@ class CAFE(HotRows):
         encoder = scheme.part(trained.table).encoder
         assert isinstance(encoder, ChosenRowsEncoder)
         encoder.initialize()
+        encoder.hash.load_state_dict(sketch.hash.state_dict())
         ids, rows = sketch.owners()
         encoder.ids[: ids.shape[0]] = ids.int()
         encoder.rows[: ids.shape[0]] = rows.int()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,7 @@ class MGQE(Scheme):
         really stored in fewer bits.
     """
 
+    by_frequency: ClassVar[bool] = True
     kind: Literal["mgqe"] = "mgqe"
     """Name in configurations."""
     num_parts: int | None = Field(default=None, ge=1)

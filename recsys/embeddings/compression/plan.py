@@ -201,6 +201,16 @@ def _check_schemes(
                 f"no table `{name}` to compress (in `overrides`; `compression.tables` of a "
                 f"configuration). {did_you_mean(name, known)}"
             )
+    for table in (table for tables in groups.values() for table in tables):
+        chosen = overrides.get(table.name, scheme)
+        if chosen.by_frequency and not table.by_frequency:
+            kind = getattr(chosen, "kind", "?")
+            raise ConfigError(
+                f"scheme `{kind}` favours frequent ids and takes low indices for them, but the "
+                f"ids of table `{table.name}` are hashed (`encoding: hash`), in no order. Take "
+                "`cafe`, which finds frequent ids in training, or `encoding: vocab`, or another "
+                f"scheme for this table (`compression.tables.{table.name}`)."
+            )
     for chosen in (scheme, *overrides.values()):
         chosen.check_names([name for name in known if overrides.get(name, scheme) == chosen])
 

@@ -30,8 +30,10 @@ from recsys.embeddings.compression.unified import UnifiedEmbedding
 from recsys.embeddings.freeze import freeze
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.embeddings.scheme import Full, Scheme
+from recsys.embeddings.specs import table_specs
 from recsys.embeddings.torchrec_bags import CompressedEmbeddingBagCollection
 from recsys.errors import BudgetInfeasible, CheckpointError, ConfigError, SchemaError
+from recsys.schema import Init, Schema
 from recsys.serving.artefact import load_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.testing.table import bag_batch, make_tables, vectors
@@ -283,12 +285,34 @@ def test_bags_refuse_ids_as_they_were_given(index):
 
 # ---------------------------------------------------------------------------------- checkpoints
 
-_CAFE = pytest.mark.xfail(reason="CAFE.frozen hashes with the salt of the scheme", strict=True)
-SALTED = [
-    pytest.param(label, marks=_CAFE if label.startswith("cafe") else ())
-    for label, scheme in SCHEMES.items()
-    if hasattr(scheme, "salt")
-]
+HASHED = SPEC.model_copy(update={"by_frequency": False})
+
+
+@pytest.mark.parametrize("kind", ["adapt_emb", "mgqe"])
+def test_frequent_ids_of_hashed_features_are_not_known(kind):
+    scheme = SCHEMES[kind]
+    assert scheme.by_frequency
+    with pytest.raises(
+        ConfigError, match=r"`item` are hashed .*Take `cafe`.*compression.tables.item"
+    ):
+        compress([HASHED], scheme, ratio=0.2)
+    plan = compress([HASHED, TABLES[0]], scheme, ratio=0.2, overrides={"item": Hash()})
+    assert isinstance(plan["item"], Hash)
+    assert compress([HASHED], SCHEMES["cafe"], ratio=0.2)
+
+
+def test_hashed_features_say_so():
+    features = [
+        {"kind": "categorical", "name": "user"},
+        {"kind": "categorical", "name": "item", "encoding": "hash", "num_buckets": 50},
+    ]
+    schema = Schema.model_validate({"features": features, "labels": [{"name": "click"}]})
+    schema = schema.fitted({"user": 9, "item": 52})
+    specs = table_specs(schema, {"embedding": 4}, {}, Init())["embedding"]
+    assert {spec.name: spec.by_frequency for spec in specs} == {"user": True, "item": False}
+
+
+SALTED = [label for label, scheme in SCHEMES.items() if hasattr(scheme, "salt")]
 
 
 @pytest.mark.parametrize("label", SALTED)
