@@ -107,8 +107,9 @@ class OptEmbed(Scheme):
     searches a width for every table: the validation AUC of the trained supernet is the fitness.
     Phase ``retrain`` trains the kept rows in their widths, from their start values.
 
-    Under a budget rows go until the rest fits at half width, those least above their table's
-    threshold first; the evolution then shares the bytes out over widths.
+    Under a budget rows go, those least above their table's threshold first, until the rest fits
+    at some width: half of the width, a quarter, and so on to 1, or all of it. The validation
+    metric of the supernet chooses among these. Evolution then shares the bytes out over widths.
 
     Memory: ``4 (k + 1) d`` bytes a table of k kept rows of width d, and where rows were pruned
     ``min(10 W + 4 ceil(W / 512), 4 (k + 1))`` for the set of kept rows, ``W = ceil(n / 64)``. The
@@ -258,7 +259,7 @@ class OptEmbed(Scheme):
                 group = name.partition(".")[0], table.scheme.budget
                 groups.setdefault(group, []).append(name)
         for (_, budget), names in groups.items():
-            _prune_to(budget, {name: (searched[name], margins[name]) for name in names})
+            _prune(budget, {name: (searched[name], margins[name]) for name in names}, context)
         kept = {name: int((margin > 0).sum()) for name, margin in margins.items()}
         for name, count in kept.items():
             context.say(f"{name}: {count:,} of {margins[name].shape[0] - 1:,} rows")
@@ -319,35 +320,68 @@ def _margin(trained: Trained) -> Tensor:
     return supernet.margin(trained.probes[0])
 
 
-def _prune_to(budget: int, tables: Mapping[str, tuple[Trained, Tensor]]) -> None:
-    """Raises thresholds by one number until rows at half width fit a budget.
+def _prune(
+    budget: int, tables: Mapping[str, tuple[Trained, Tensor]], context: SearchContext
+) -> None:
+    """Raises all thresholds by one number, so that the rest fits a budget at some width.
 
     Args:
         budget: Most bytes.
         tables: With the margins of their rows, which are lowered by that number.
+        context: Judges the widths.
     """
+    if not all(margin.isfinite().any() for _, margin in tables.values()):
+        return  # rows are not pruned
+    width = max(trained.table.embedding_dim for trained, _ in tables.values())
+    offsets = {width: _offset(budget, tables, width)}
+    while width > 1 and offsets[width] > 0:
+        width = -(-width // 2)
+        offsets[width] = _offset(budget, tables, width)
+    applied, scores = 0.0, {}
+    for width, offset in offsets.items():
+        applied = _apply(tables, width, offset - applied, offset)
+        scores[width] = context.validate() if len(offsets) > 1 else 0.0
+        if len(offsets) > 1:
+            kept = sum(int((margin > offset).sum()) for _, margin in tables.values())
+            context.say(f"search: {kept:,} rows of width {width}: {scores[width]:.5f}")
+    best = max(scores, key=lambda width: (scores[width], -width))
+    _apply(tables, best, offsets[best] - applied, offsets[best])
+    for _, margin in tables.values():
+        margin -= offsets[best]
+
+
+def _apply(
+    tables: Mapping[str, tuple[Trained, Tensor]], width: int, raised: float, offset: float
+) -> float:
+    """Sets the supernets to a width and higher thresholds; returns the offset."""
+    for trained, _ in tables.values():
+        supernet = _supernet(trained)
+        assert supernet is not None
+        supernet.raise_threshold(raised)
+        supernet.width.fill_(min(width, trained.table.embedding_dim))
+    return offset
+
+
+def _offset(budget: int, tables: Mapping[str, tuple[Trained, Tensor]], width: int) -> float:
+    """By how much thresholds must rise until rows of a width fit a budget."""
 
     def bytes_at(offset: float) -> int:
         total = 0
         for trained, margin in tables.values():
-            half = -(-trained.table.embedding_dim // 2)
             kept = (margin > offset).sum()
             index = kept_rows_bytes(margin.shape[0], kept.cpu())
             whole = int(kept) == margin.shape[0] - 1
-            total += 4 * half * (int(kept) + 1) + (0 if whole else int(index))
+            row = 4 * min(width, trained.table.embedding_dim)
+            total += row * (int(kept) + 1) + (0 if whole else int(index))
         return total
 
-    if bytes_at(0.0) <= budget or not all(m.isfinite().any() for _, m in tables.values()):
-        return
+    if bytes_at(0.0) <= budget:
+        return 0.0
     low, high = 0.0, max(float(margin.max()) for _, margin in tables.values())
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if bytes_at(middle) <= budget else (middle, high)
-    for trained, margin in tables.values():
-        margin -= high
-        supernet = _supernet(trained)
-        if supernet is not None:
-            supernet.raise_threshold(high)
+    return high
 
 
 def _retrained(name: str, trained: Trained, rows: Tensor, width: int, seed: int) -> Successor:

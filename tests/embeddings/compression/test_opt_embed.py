@@ -370,6 +370,30 @@ def test_the_search_stays_within_the_budget(ratio, rows):
         assert all(getattr(schemes[n], "num_rows", 0) in (1999, 499, 0) for n in "ab")
 
 
+@pytest.mark.parametrize("likes", ["wide", "narrow"])
+def test_validation_chooses_between_rows_and_columns(likes):
+    spec = table("a", 2000)
+    scheme = OptEmbed(evolution=Evolution(generations=2))
+    plan = scheme.plan([spec], full_bytes([spec]) // 5)
+    tables = EmbeddingCollection({"g": [spec]}, ("a",), schemes={"g.a": plan["a"]})
+    decoder = tables.decoders["g/a"]
+    assert isinstance(decoder, Supernet)
+
+    def judge() -> float:
+        width = float(decoder.width)
+        return width if likes == "wide" else -width
+
+    said: list[str] = []
+    found = scheme.advance("supernet", tables.trained(), SearchContext(judge, said.append, 1))
+    got = found["g.a"].scheme
+    assert isinstance(got, OptEmbed) and got.num_rows is not None
+    if likes == "wide":  # all columns, and as many rows as a fifth of the bytes hold
+        assert got.width == 16 and 350 < got.num_rows < 400
+    else:  # all rows fit at width 2
+        assert got.num_rows == 1999 and got.width == 1
+    assert [line for line in said if "rows of width 16" in line]
+
+
 # ------------------------------------------------------------------------------- planning
 
 
