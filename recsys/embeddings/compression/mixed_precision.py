@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ from recsys.embeddings.scheme import (
     Encoder,
     Part,
     Phase,
+    Rows,
     Scheme,
     SearchContext,
     Successor,
@@ -65,17 +66,17 @@ def allocate(
     scores: Sequence[Sequence[float]],
     budget: int,
 ) -> list[tuple[int, int, Choice]]:
-    """Bits for every group: the likeliest ones, changed as little as a budget asks.
+    """Bits for every group: the best ones, changed as little as a budget asks.
 
-    While the groups are too large, the move to fewer bits that loses least log-probability a
-    byte is made. While there is room, the move to more bits that loses least (or gains most) a
-    byte is made; where it does not fit whole, only the more frequent part of its group makes it.
+    While the groups are too large, the move to fewer bits that loses least score a byte is made.
+    While there is room, the move to more bits that loses least (or gains most) a byte is made;
+    where it does not fit whole, only the more frequent part of its group makes it.
 
     Args:
         sizes: Indices in every group.
         dim: Width.
         candidates: Rising.
-        scores: Log-probability of every candidate of every group.
+        scores: Of every candidate of every group, the higher the better.
         budget: Most bytes of codes and steps.
 
     Returns:
@@ -137,15 +138,43 @@ def _blocks(
     return found
 
 
-class Mixture(Levels):
-    """``sum_j p_gj Q_j(w)`` over the candidate widths j, g the group of the index.
+class Cost(torch.autograd.Function):
+    """The vectors as they are; backward says what other vectors would have cost.
+
+    A vector's change d moves the loss by about ``g d + (g d)^2 / 2``, g its gradient: the second
+    derivative of a log-likelihood is the mean of the squared first one. The first term averages
+    out where training has settled, the second is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, alpha: Tensor, output: Tensor, group: Tensor, others: Sequence[Tensor]
+    ) -> Tensor:
+        """The output; ``others`` are what it would be, one a candidate."""
+        ctx.save_for_backward(alpha, output, group, *others)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Sums of ``(g d)^2 / 2`` by group, one column a candidate."""
+        alpha, output, group, *others = ctx.saved_tensors
+        costs = torch.zeros_like(alpha)
+        for number, other in enumerate(others):
+            moved = (grads[0].float() * (other - output)).sum(1).square() / 2
+            costs[:, number].index_add_(0, group, moved)
+        return costs, None, None, None
+
+
+class Measured(Levels):
+    """Rows rounded to the widest candidate, while it is measured what fewer bits would cost.
+
+    ``alpha`` holds minus the cost of every group and candidate: a mean over the last ``period``
+    steps. It is written by the steps that train the architecture, see `Cost`.
 
     Args:
         table: Logical.
         sizes: Indices in every group.
-        candidates: Widths.
-        target: Mean bits a number that a table shall have.
-        penalty: Weight of what is above it.
+        candidates: Widths, rising.
         period: See `Levels`.
 
     Shape:
@@ -154,42 +183,29 @@ class Mixture(Levels):
     """
 
     def __init__(
-        self,
-        table: TableSpec,
-        sizes: Sequence[int],
-        candidates: Sequence[Choice],
-        target: float,
-        penalty: float,
-        period: int,
+        self, table: TableSpec, sizes: Sequence[int], candidates: Sequence[Choice], period: int
     ) -> None:
         super().__init__(table, sizes, largest=False, period=period)
-        self.candidates, self.target, self.penalty = tuple(candidates), target, penalty
-        self._shares = [rows / max(1, sum(sizes)) for rows in sizes]
+        self.candidates = tuple(candidates)
         self.alpha = nn.Parameter(torch.zeros(len(sizes), len(self.candidates)))
         self.log_factor = nn.Parameter(torch.zeros(len(sizes), len(self.candidates)))
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Equal chances, factors 1."""
+        """No costs, factors 1."""
         super().initialize(generator)
         if not self.alpha.is_meta:
             nn.init.zeros_(self.alpha)
             nn.init.zeros_(self.log_factor)
 
     def architecture(self) -> list[nn.Parameter]:
-        """The logits of the candidates."""
+        """The costs: no optimizer has them."""
         return [self.alpha]
 
-    def mean_bits(self) -> Tensor:
-        """Expected bits a number of the whole table."""
-        bits = torch.tensor([float(bits) for bits in self.candidates], device=self.alpha.device)
-        shares = torch.tensor(self._shares, device=self.alpha.device)
-        return (shares.unsqueeze(1) * self.alpha.softmax(1) * bits).sum()
-
-    def aux_loss(self) -> Tensor | None:
-        """``penalty max(0, expected bits / target - 1)``, in training."""
-        if not self.training or not torch.is_grad_enabled():
-            return None
-        return self.penalty * (self.mean_bits() / self.target - 1).clamp(min=0)
+    def after_step(self, rows: Rows) -> None:
+        """Older costs count less."""
+        super().after_step(rows)
+        with torch.no_grad():
+            self.alpha.mul_(1 - 1 / self.period)
 
     def steps(self) -> Tensor:
         """The step of every group and candidate."""
@@ -198,33 +214,39 @@ class Mixture(Levels):
         return (level * self.log_factor.exp()).clamp(min=2.0**-100)
 
     def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
-        """Mixed vectors."""
+        """Rounded vectors."""
         assert indices is not None
         values, group, steps = probes[0].float(), self.block_of(indices), self.steps()
         if torch.is_grad_enabled():
             steps = ScaledGradient.apply(steps, lsq_factor(values, self.candidates))
         mine = steps.index_select(0, group)  # pyright: ignore[reportOptionalMemberAccess]
-        chances = self.alpha.softmax(1).index_select(0, group)
-        mixed = torch.zeros_like(values)
-        for number, bits in enumerate(self.candidates):
-            if bits:
-                low, high = torch.tensor(limits(bits), dtype=values.dtype, device=values.device)
-                step = mine[:, number : number + 1]
-                rounded = fake_quantize(values, step, low, high, learned=True)
-                mixed = mixed + chances[:, number : number + 1] * rounded
-        return mixed
+        output = self._rounded(values, mine, len(self.candidates) - 1)
+        measures = self.training and torch.is_grad_enabled() and self.alpha.requires_grad
+        if not measures or probes[0].requires_grad:  # a step that trains the rows
+            return output
+        with torch.no_grad():
+            others = [self._rounded(values, mine, i) for i in range(len(self.candidates))]
+        return Cost.apply(self.alpha, output, group, others)  # pyright: ignore[reportReturnType]
+
+    def _rounded(self, values: Tensor, steps: Tensor, number: int) -> Tensor:
+        """The vectors in one of the widths."""
+        if not self.candidates[number]:
+            return torch.zeros_like(values)
+        low, high = torch.tensor(
+            limits(self.candidates[number]), dtype=values.dtype, device=values.device
+        )
+        return fake_quantize(values, steps[:, number : number + 1], low, high, learned=True)
 
 
 class MixedPrecision(Scheme):
     """Searches the bits of every frequency group, 0 included, then trains rows of these bits.
 
     Indices are in frequency order, so a group is a range of them; ends of groups grow
-    geometrically. Phase ``search`` mixes the vectors of all candidate widths (`Mixture`); every
-    ``architecture_every``-th batch trains the logits of the mixture instead, on the loss plus
-    ``penalty max(0, expected bits / budget - 1)``. Then each group takes its likeliest width,
-    changed where the budget asks for it (`allocate`); one group may be cut in two, so that the
-    budget is used. Phase ``retrain`` goes on from the searched rows with `BlockQuantized`. Rows
-    with 0 bits are zero vectors and are not stored.
+    geometrically. Phase ``search`` trains rows of the widest candidate; every
+    ``architecture_every``-th batch is held out and measures what each width would cost each group
+    (`Cost`). Then bits are taken where they cost least a byte, until the budget fits (`allocate`);
+    one group may be cut in two, so that the budget is used. Phase ``retrain`` goes on from the
+    searched rows with `BlockQuantized`. Rows with 0 bits are zero vectors and are not stored.
 
     Memory: sum over groups of ``rows D bits / 8``, plus 4 bytes a group. In training ``4 n D``.
 
@@ -237,11 +259,12 @@ class MixedPrecision(Scheme):
 
     Source:
         "Mixed-Precision Embeddings for Large-Scale Recommendation Models", arXiv 2409.20305:
-        frequency groups, a learned distribution over widths with a size penalty, retraining.
-        Known to us from its abstract and summaries, so details are ours: candidates 0, 2, 4, 8
-        (what packs into bytes), a hinge at the budget, groups by table, each table with the same
-        share of the budget, first-order gradients on held-out training batches, learned steps as
-        in `QAT`.
+        frequency groups, a search of widths, retraining. Known to us from its abstract and
+        summaries, so details are ours: candidates 0, 2, 4, 8 (what packs into bytes), groups by
+        table, each table with the same share of the budget, learned steps as in `QAT`. There,
+        widths have a learned distribution; here their cost is measured, by the diagonal of the
+        empirical Fisher matrix. (A mixture of all widths, trained by gradients, was tried: it
+        learns how long vectors should be, and 0 and 8 bits came out as by lot.)
     """
 
     narrow: ClassVar[bool] = True
@@ -253,14 +276,10 @@ class MixedPrecision(Scheme):
     """Widths to choose from, rising."""
     bits: float | None = Field(default=None, gt=0, le=8)
     """Mean bits a number; None is set by the budget."""
-    penalty: float = Field(default=0.05, ge=0)
-    """Weight of the expected size above the budget."""
     period: int = Field(default=200, ge=1)
     """Steps between two looks at the sizes of a whole table's rows."""
     architecture_every: int = Field(default=5, ge=2)
-    """Every so many batches one trains the logits of the widths."""
-    architecture_learning_rate: float = Field(default=10.0, gt=0)
-    """Of SGD on the logits, whose gradients are small."""
+    """Every so many batches one measures costs and trains nothing."""
     search_epochs: float = Field(default=1.0, gt=0)
     """Length of the search, as a share of ``train.num_epochs``."""
     blocks: tuple[Block, ...] | None = None
@@ -319,17 +338,15 @@ class MixedPrecision(Scheme):
 
     def part(self, table: TableSpec) -> Part:
         """Float rows, and a decoder that mixes or rounds them."""
-        rows, size = self._stored(table)
+        rows, _ = self._stored(table)
         assert self.blocks is not None
         probe = table.model_copy(update={"name": f"{table.name}@mpe"})
         if self.searched:
             bits = [block.bits for block in self.blocks]
             decoder: Levels = BlockQuantized(table, rows, bits, learned=True, period=self.period)
         else:
-            numbers = max(1, (table.num_embeddings - 1) * table.embedding_dim)
-            target = max(8 * (size - _STEP_BYTES * len(rows)) / numbers, 1e-3)
             sizes = group_rows(table.num_embeddings - 1, self.groups)
-            decoder = Mixture(table, sizes, self.candidates, target, self.penalty, self.period)
+            decoder = Measured(table, sizes, self.candidates, self.period)
         return Part((probe,), Encoder(), decoder, adapter=decoder)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -340,7 +357,7 @@ class MixedPrecision(Scheme):
             "search",
             trains_architecture=True,
             architecture_every=self.architecture_every,
-            architecture_learning_rate=self.architecture_learning_rate,
+            architecture_learning_rate=1.0,
             epochs=self.search_epochs,
         )
         return (search, Phase("retrain"))
@@ -348,22 +365,22 @@ class MixedPrecision(Scheme):
     def advance(
         self, phase: str, trained: Mapping[str, Trained], context: SearchContext
     ) -> dict[str, Successor]:
-        """The likeliest bits of every group that fit the budget, with the searched rows."""
+        """The bits that cost least within the budget, with the searched rows."""
         found: dict[str, Successor] = {}
         for name, table in trained.items():
-            scheme, mixture = table.scheme, table.part.decoder
-            if not isinstance(scheme, MixedPrecision) or not isinstance(mixture, Mixture):
+            scheme, measured = table.scheme, table.part.decoder
+            if not isinstance(scheme, MixedPrecision) or not isinstance(measured, Measured):
                 found[name] = successor_as_is(table)
                 continue
-            scores = mixture.alpha.detach().log_softmax(1).tolist()
+            scores = measured.alpha.detach().double().tolist()
             _, planned = scheme._stored(table.table)
             after, groups = scheme._found(table.table, scores, planned)
             assert after.blocks is not None
             places = [scheme.candidates.index(_choice(block)) for block in after.blocks]
             state = {
-                "level": mixture.level[groups].clone(),
-                "seen": mixture.seen.clone(),
-                "log_factor": mixture.log_factor.detach()[groups, places].clone(),
+                "level": measured.level[groups].clone(),
+                "seen": measured.seen.clone(),
+                "log_factor": measured.log_factor.detach()[groups, places].clone(),
             }
             found[name] = Successor(after, table.probes, decoder=state)
             parts = ", ".join(f"{block.rows} x {block.bits}" for block in after.blocks)

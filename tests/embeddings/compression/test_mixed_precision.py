@@ -15,8 +15,8 @@ from recsys.embeddings.compression.budget import planned_bytes
 from recsys.embeddings.compression.fake_quantization import BlockQuantized
 from recsys.embeddings.compression.grid import Block, packed_bytes
 from recsys.embeddings.compression.mixed_precision import (
+    Measured,
     MixedPrecision,
-    Mixture,
     allocate,
     group_rows,
 )
@@ -62,9 +62,9 @@ def started(scheme: Scheme, spec=SPEC, seed: int = 1) -> EmbeddingCollection:
     return tables
 
 
-def mixture_of(tables: EmbeddingCollection) -> Mixture:
+def measured_of(tables: EmbeddingCollection) -> Measured:
     decoder = tables.decoders["embedding/item"]
-    assert isinstance(decoder, Mixture)
+    assert isinstance(decoder, Measured)
     return decoder
 
 
@@ -83,8 +83,14 @@ def train(tables: EmbeddingCollection, steps: int, every: int = 0, rate: float =
         adam.zero_grad()
         error = ((vectors(tables, range(1, N)) - TARGET) ** 2).mean(1)
         loss = (error * counts).sum() / counts.sum()
-        (loss + tables.aux_loss()).backward()
-        if every and step % every == 0:
+        measures = bool(every) and step % every == 0
+        if measures:  # as a step that trains the architecture does it
+            tables.trains_tables = False
+            error = ((vectors(tables, range(1, N)) - TARGET) ** 2).mean(1)
+            loss = (error * counts).sum() / counts.sum()
+        loss.backward()
+        tables.trains_tables = True
+        if measures:
             with torch.no_grad():
                 for p in tables.architecture_parameters():
                     assert p.grad is not None
@@ -111,31 +117,31 @@ def group_of(index: int, sizes: list[int]) -> int:
     return next(g for g, end in enumerate(itertools.accumulate(sizes)) if index <= end)
 
 
+def in_widths(tables: EmbeddingCollection, index: int) -> np.ndarray:
+    """A row in every candidate width, (4, D)."""
+    measured, sizes = measured_of(tables), group_rows(N - 1, 3)
+    w = tables.state_dict()["embedding.item@mpe.weight"].detach().double().numpy()
+    g, found = group_of(max(1, index), sizes), []
+    level = np.mean([np.abs(w[i]).mean() for i in range(1, N) if group_of(i, sizes) == g])
+    for j, bits in enumerate((0, 2, 4, 8)):
+        high = max(1, 2 ** (bits - 1) - 1) if bits else 1
+        step = level * 2 / math.sqrt(high) * math.exp(measured.log_factor[g, j].item())
+        found.append(quantized(w[index], step, bits))
+    return np.array(found)
+
+
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
-def test_the_mixture_is_its_equation(pooling):
+def test_the_search_has_the_widest_rows(pooling):
     spec = SPEC.model_copy(update={"pooling": pooling})
     tables = started(PLANNED, spec)
-    mixture, sizes = mixture_of(tables), group_rows(N - 1, 3)
     with torch.no_grad():
-        for parameter in (mixture.alpha, mixture.log_factor):
-            parameter.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(2)) * 0.5)
+        log_factor = measured_of(tables).log_factor
+        log_factor.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(2)) * 0.5)
     tables.after_step()
-    w = tables.state_dict()["embedding.item@mpe.weight"].detach().double().numpy()
-    chances = mixture.alpha.detach().double().softmax(1).numpy()
     expected, weights = np.zeros((4, D)), iter(WEIGHTS)
-    level = [
-        float(np.mean([np.abs(w[i]).mean() for i in range(1, N) if group_of(i, sizes) == g]))
-        for g in range(3)
-    ]
     for row, bag in enumerate(BAGS):
         for index in bag:
-            factor, g = next(weights), group_of(max(1, index), sizes)
-            for j, bits in enumerate((0, 2, 4, 8)):
-                high = max(1, 2 ** (bits - 1) - 1) if bits else 1
-                grown = math.exp(mixture.log_factor[g, j].item())
-                step = level[g] * 2 / math.sqrt(high) * grown
-                real = float(index != 0)
-                expected[row] += factor * real * chances[g, j] * quantized(w[index], step, bits)
+            expected[row] += next(weights) * (index != 0) * in_widths(tables, index)[3]
         if pooling == "mean" and bag:
             expected[row] /= len(bag)
     got = tables(bag_batch(BAGS, WEIGHTS))["embedding"]["item"].detach().double().numpy()
@@ -143,35 +149,40 @@ def test_the_mixture_is_its_equation(pooling):
     assert np.abs(expected).max() > 0.1
 
 
-def test_the_penalty_is_the_expected_size_above_the_budget():
+def test_costs_are_half_the_square_of_gradient_times_change():
     tables = started(PLANNED)
-    mixture, sizes = mixture_of(tables), group_rows(N - 1, 3)
-    share = np.array(sizes) / sum(sizes)
-    assert mixture.target == pytest.approx(3.0, rel=0.05)
-    mean = (share * (0 + 2 + 4 + 8) / 4).sum()
-    assert tables.aux_loss().item() == pytest.approx(0.05 * (mean / mixture.target - 1), rel=1e-4)
-    with torch.no_grad():
-        mixture.alpha[:, 1] = 20.0  # two bits everywhere: below the budget
-        assert tables.aux_loss().item() == 0.0
-    assert tables.aux_loss().item() == 0.0
-    with torch.no_grad():
-        mixture.alpha[:, 3] = 40.0
-    expected = 0.05 * (8 / mixture.target - 1)
-    assert tables.aux_loss().item() == pytest.approx(expected, rel=1e-4)
-    tables.eval()
-    assert tables.aux_loss().item() == 0.0
+    tables.after_step()
+    slopes = torch.randn(5, D, generator=torch.Generator().manual_seed(4))
+    indices, sizes = [1, 9, 39, 38, 1], group_rows(N - 1, 3)
+    tables.trains_tables = False
+    (vectors(tables, indices) * slopes).sum().backward()
+    expected = np.zeros((3, 4))
+    for index, slope in zip(indices, slopes.double().numpy()):
+        options = in_widths(tables, index)
+        expected[group_of(index, sizes)] += ((options - options[3]) @ slope) ** 2 / 2
+    measured = measured_of(tables)
+    assert measured.alpha.grad is not None and measured.log_factor.grad is not None
+    np.testing.assert_allclose(measured.alpha.grad.numpy(), expected, atol=1e-5, rtol=1e-4)
+    assert expected[:, 0].min() > expected[:, 2].max() > 0 and not expected[:, 3].any()
 
 
-def test_gradients_reach_rows_logits_and_factors():
+def test_gradients_reach_rows_and_factors_or_costs():
     tables = started(PLANNED)
     vectors(tables, [1, 9, 39]).square().sum().backward()
-    mixture = mixture_of(tables)
-    assert mixture.alpha.grad is not None and mixture.log_factor.grad is not None
-    assert (mixture.alpha.grad != 0).all(1).all()
-    assert (mixture.log_factor.grad[:, 1:] != 0).all()
-    assert not mixture.log_factor.grad[:, 0].any()  # no bits, no step
-    assert tables.architecture_parameters() == [mixture.alpha]
-    assert not any(p is mixture.alpha for p in tables.table_parameters())
+    measured = measured_of(tables)
+    assert measured.alpha.grad is None and measured.log_factor.grad is not None
+    assert (measured.log_factor.grad[:, 3] != 0).all()
+    assert any(p.grad is not None and p.grad.any() for p in tables.table_parameters())
+    assert tables.architecture_parameters() == [measured.alpha]
+    assert not any(p is measured.alpha for p in tables.table_parameters())
+
+
+def test_older_costs_count_less():
+    tables = started(PLANNED)
+    with torch.no_grad():
+        measured_of(tables).alpha.fill_(-1.0)
+    tables.after_step()
+    assert measured_of(tables).alpha[0, 0].item() == pytest.approx(-(1 - 1 / PLANNED.period))
 
 
 # ------------------------------------------------------------------------------- allocation
@@ -269,7 +280,7 @@ def test_search_retrain_freeze():
     assert isinstance(found, MixedPrecision) and found.blocks is not None and found.searched
     assert [phase.name for phase in found.phases()] == ["train"]
     # The rows go on where they were, and each block starts with its group's steps.
-    decoder, mixture = after.decoders["embedding/item"], mixture_of(tables)
+    decoder, measured = after.decoders["embedding/item"], measured_of(tables)
     assert isinstance(decoder, BlockQuantized)
     assert torch.equal(
         after.state_dict()["embedding.item@mpe.weight"],
@@ -280,7 +291,7 @@ def test_search_retrain_freeze():
     for number, block in enumerate(found.blocks):
         group = next(g for g, end in enumerate(ends) if first <= end)
         place = found.candidates.index(block.bits)
-        assert decoder.steps()[number] == mixture.steps()[group, place]
+        assert decoder.steps()[number] == measured.steps()[group, place]
         first += block.rows or 0
     train(after, 50)
     served = freeze(after, "fp32")
@@ -293,16 +304,16 @@ def test_search_retrain_freeze():
 
 def test_frequent_ids_get_more_bits():
     """Loss falls with frequency squared: the search finds that the tail matters less."""
-    scheme = MixedPrecision(groups=3, penalty=0.01).plan([SPEC], 80)["item"]
+    scheme = MixedPrecision(groups=3).plan([SPEC], 80)["item"]
     tables = started(scheme, SPEC.model_copy(update={"init": Init(std=0.01)}))
-    train(tables, 400, every=5, rate=3.0)
-    item = item_of(tables)
-    bits = torch.tensor([0.0, 2, 4, 8])
-    expected = (mixture_of(tables).alpha.softmax(1) * bits).sum(1)
-    assert expected[0] > expected[2] + 0.5
+    train(tables, 400, every=5)
+    item, costs = item_of(tables), -measured_of(tables).alpha.detach()
+    per_row = costs / torch.tensor(group_rows(N - 1, 3)).unsqueeze(1)
+    assert (per_row[0, :3] > 10 * per_row[2, :3]).all()
+    assert (costs[:, 0] > costs[:, 1]).all() and (costs[:, 1] > costs[:, 2]).all()
     found = item.scheme.advance("search", {"embedding.item": item}, CONTEXT)["embedding.item"]
     assert isinstance(found.scheme, MixedPrecision) and found.scheme.blocks is not None
-    assert found.scheme.blocks[0].bits >= found.scheme.blocks[-1].bits
+    assert found.scheme.blocks[0].bits > found.scheme.blocks[-1].bits
 
 
 def test_rows_without_bits_are_zero():
