@@ -11,6 +11,7 @@ from torch import Tensor
 from recsys.base import CTRModel
 from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import ConfigError
 from recsys.train.memory import keep_freed_memory
 from recsys.train.optimizer import DenseOptimizer, dense_parameters
 from recsys.train.ranks import GradientAverage, Ranks, WeightSum
@@ -30,6 +31,9 @@ class TrainStep:
         config: Learning rate, clipping, precision.
         tables: The tables' optimizer, None for a model without.
         ranks: Of the job.
+
+    Raises:
+        ConfigError: The tables are frozen.
     """
 
     def __init__(
@@ -39,6 +43,11 @@ class TrainStep:
         tables: EmbeddingOptimizer | None,
         ranks: Ranks,
     ) -> None:
+        if model.embeddings.dtype is not None:
+            raise ConfigError(
+                f"the model's tables are frozen in {model.embeddings.dtype} and cannot be trained. "
+                "Train the model that was frozen."
+            )
         self.model, self.config, self.tables, self.ranks = model, config, tables, ranks
         parameters = dense_parameters(model)
         self.dense = DenseOptimizer(parameters, config)

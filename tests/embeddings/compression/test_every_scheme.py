@@ -19,6 +19,7 @@ from recsys.embeddings.compression.budget import full_bytes
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.embeddings.scheme import Full, Scheme, SearchContext
+from recsys.errors import ConfigError
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.deep_fm import DeepFM
 from recsys.schema import Schema
@@ -192,6 +193,8 @@ def test_from_plan_to_predictor(label: str, tmp_path: Path) -> None:
         {"user": "user5", "topics": ["topics1", "topics200"], "topic_w": [0.5, 2.0], "age": 0.3},
         {"user": "nobody", "topics": [], "topic_w": [], "age": None},
     ]
+    with pytest.raises(ConfigError, match="frozen in fp32 and cannot be trained"):
+        TrainStep(frozen, TrainConfig(), None, Ranks())
     found = Predictor.load(folder).predict(rows)
     assert found.shape == (2,) and np.isfinite(found).all()
     np.testing.assert_array_equal(found, Predictor(frozen, make_encoder()).predict(rows))
