@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,14 +28,13 @@ from recsys.embeddings.row_format import check_dtype, stored_dtype
 from recsys.embeddings.rows import PartRows
 from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
 from recsys.embeddings.sparse_optimizer import SparseOptimizer
+from recsys.embeddings.state_checks import MODULES, check_scheme, check_stored
 from recsys.embeddings.store import LocalStore, PhysicalTable, Store
 from recsys.embeddings.wiring import Output, check_groups, wire
 from recsys.errors import CheckpointError, ConfigError, SchemaError, ShardingError, did_you_mean
 from recsys.layers.initialization import initialize
 from recsys.schema import PAD_INDEX, TableSpec
 from recsys.types import Batch, KeyedEmbeddings
-
-_MODULES = ("encoders", "decoders")
 
 
 class EmbeddingCollection(nn.Module):
@@ -479,41 +478,6 @@ class EmbeddingCollection(nn.Module):
         for name, weight in tables.items():
             destination[f"{prefix}{name}.weight"] = weight if keep_vars else weight.detach()
 
-    def _check_scheme(
-        self, state: Mapping[str, Any], prefix: str, tables: Collection[str], strict: bool
-    ) -> None:
-        """Refuses the state of another scheme, or of another plan, in a word of its own."""
-        modules = {
-            f"{kind}.{name}": value
-            for kind in _MODULES
-            for name, value in getattr(self, kind).state_dict().items()
-        }
-        there = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-            and key.removeprefix(prefix).partition(".")[0] in (*self.groups, *_MODULES)
-        }
-        missing = sorted({*tables, *modules} - there.keys())
-        extra = sorted(there.keys() - {*tables, *modules})
-        compressed = any(_is_scheme(name) for name in missing + extra)
-        if compressed and (strict or (missing and extra)):
-            raise CheckpointError(
-                f"the checkpoint holds the tables in another scheme: expected {_some(missing)}, "
-                f"got {_some(extra)}. Build the model with the compression (and the schema) of "
-                "the checkpoint."
-            )
-        for name, held in modules.items():
-            value = there.get(name, held)
-            fits = value.dtype == held.dtype
-            fits = fits or (value.is_floating_point() and held.is_floating_point())
-            if value.shape != held.shape or not fits:
-                raise CheckpointError(
-                    f"`{name}` of the compressed tables: expected {held.dtype} of "
-                    f"{tuple(held.shape)}, got {value.dtype} of {tuple(value.shape)}. Build the "
-                    "model with the compression of the checkpoint: its scheme, options and budget."
-                )
-
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
@@ -529,7 +493,13 @@ class EmbeddingCollection(nn.Module):
             f"{table.name}.weight": (table.spec.num_embeddings, table.spec.embedding_dim)
             for table in self.store.tables
         }
-        self._check_scheme(state_dict, prefix, sizes, strict)
+        modules = {
+            f"{kind}.{name}": value
+            for kind in MODULES
+            for name, value in getattr(self, kind).state_dict().items()
+        }
+        ours = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        check_scheme(ours, modules, self.groups, sizes, strict)
         found: dict[str, Tensor] = {}
         for name, size in sizes.items():
             weight = state_dict.get(prefix + name)
@@ -537,7 +507,7 @@ class EmbeddingCollection(nn.Module):
                 missing_keys.append(prefix + name)
                 continue
             held = packed.get(name.removesuffix(".weight"))
-            _check_stored(name.removesuffix(".weight"), self.dtype, weight, held)
+            check_stored(name.removesuffix(".weight"), self.dtype, weight, held)
             if tuple(weight.shape) != (size if held is None else tuple(held.shape)):
                 raise CheckpointError(
                     f"table `{name.removesuffix('.weight')}`: expected {size} (rows, width), got "
@@ -545,38 +515,12 @@ class EmbeddingCollection(nn.Module):
                     "of the checkpoint."
                 )
             found[name.removesuffix(".weight")] = weight
-        ours = ("encoders.", "decoders.")
-        for key in state_dict:
-            name = key.removeprefix(prefix)
-            if key.startswith(prefix) and name not in sizes and not name.startswith(ours):
-                unexpected_keys.append(key)
+        unexpected_keys += [
+            prefix + name
+            for name in ours
+            if name not in sizes and name.partition(".")[0] not in MODULES
+        ]
         if isinstance(self.store, PackedStore):
             self.store.load_stored(found)
         else:
             self.store.load_weights(found)
-
-
-def _is_scheme(name: str) -> bool:
-    """Whether a name in a state dict is there for a scheme: full tables have none such."""
-    return name.partition(".")[0] in _MODULES or "@" in name
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = [f"`{name}`" for name in names[:3]] + [f"{len(names) - 3} more"] * (len(names) > 3)
-    return ", ".join(shown) or "nothing"
-
-
-def _check_stored(name: str, dtype: str | None, weight: Tensor, held: Tensor | None) -> None:
-    """Refuses rows that are stored in another way than the table's."""
-    if held is None:
-        fits, expected = weight.is_floating_point(), "floats, for training"
-    else:  # bytes of quantized rows tell int8, int4 and int2 apart
-        packed = held.dtype == torch.uint8
-        fits = weight.dtype == held.dtype and (not packed or weight.shape[1:] == held.shape[1:])
-        expected = f"{held.dtype} rows of {held.shape[1]} (frozen in {dtype})"
-    if not fits:
-        raise CheckpointError(
-            f"table `{name}` is held as {expected}; the checkpoint has {weight.dtype} rows of "
-            f"{weight.shape[-1]}. Build the model with the `dtype` of the checkpoint (a frozen "
-            "model loads as it was frozen), or freeze the trained model anew."
-        )

@@ -13,10 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys.embeddings.compression.budget import check_fixed
+from recsys.embeddings.compression.bucketed import Bucketed
 from recsys.embeddings.compression.hashing import HashEncoder
-from recsys.embeddings.compression.multiplex import fit_share, keep_full, spans
-from recsys.embeddings.scheme import Concat, Decoder, Part, Scheme
+from recsys.embeddings.scheme import Concat, Decoder, Part
 from recsys.errors import ConfigError
 from recsys.schema import TableSpec
 
@@ -35,7 +34,7 @@ class Sum(Decoder):
         return torch.stack(tuple(probes)).sum(0)
 
 
-class DoubleHash(Scheme):
+class DoubleHash(Bucketed):
     """K hashes into one table of M rows: ``e(x) = sum_k E[h_k(x)]``, or the K rows side by side.
 
     Two ids get one vector only where all K hashes agree, which has a chance of about M^-K instead
@@ -75,31 +74,10 @@ class DoubleHash(Scheme):
     """K."""
     combine: Literal["sum", "concat"] = "sum"
     """How K rows become one vector."""
-    num_buckets: int | None = Field(default=None, ge=1)
-    """M, the rows that ids share; None is set by the budget."""
-    multiplex: bool = False
-    """One table for all features of one width."""
-    salt: int = Field(default=0, ge=0)
-    """Seed of the hashes."""
 
-    def plan(self, tables: Sequence[TableSpec], budget: int | None) -> dict[str, Scheme]:
-        """Buckets in proportion to the rows of each table, or of all together."""
-        if budget is None or self.num_buckets is not None:
-            self.need(num_buckets=self.num_buckets)
-            fixed: dict[str, Scheme] = {table.name: self for table in tables}
-            fixed = keep_full(tables, fixed, self.multiplex)
-            return check_fixed(self.kind, tables, budget, fixed)
-        found = spans(tables, self.multiplex)
-
-        def at(share: float) -> dict[str, Scheme]:
-            plan: dict[str, Scheme] = {}
-            for table in tables:
-                rows = found[table.name][1] * table.embedding_dim / self._width(table)
-                update = {"num_buckets": max(1, math.ceil(share * rows))}
-                plan[table.name] = self.model_copy(update=update)
-            return plan
-
-        return fit_share(self.kind, tables, budget, self.multiplex, at)
+    def rows_per_id(self, table: TableSpec) -> float:
+        """More rows where each is a part of the width."""
+        return table.embedding_dim / self._width(table)
 
     def _width(self, table: TableSpec) -> int:
         """Width of the physical rows."""
@@ -116,16 +94,15 @@ class DoubleHash(Scheme):
 
     def part(self, table: TableSpec) -> Part:
         """K probes of one physical table."""
-        self.need(num_buckets=self.num_buckets)
-        assert self.num_buckets is not None
+        buckets = self.buckets()
         width, dim, hashes = self._width(table), table.embedding_dim, self.num_hashes
         owner = f"shared@double_hash{dim}" if self.multiplex else f"{table.name}@double_hash"
         init, decoder = table.init, Concat()
         if width == dim:
             init = init.model_copy(update={"std": init.std / math.sqrt(hashes)})
             decoder = Sum()
-        sizes = {"num_embeddings": self.num_buckets + 1, "embedding_dim": width}
+        sizes = {"num_embeddings": buckets + 1, "embedding_dim": width}
         probe = table.model_copy(update={"name": owner, "init": init, **sizes})
         names = [f"{table.name}#{number}" for number in range(hashes)]
-        encoder = HashEncoder(names, [self.num_buckets] * hashes, self.salt)
+        encoder = HashEncoder(names, [buckets] * hashes, self.salt)
         return Part((probe,) * hashes, encoder, decoder)

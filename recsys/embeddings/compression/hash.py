@@ -5,20 +5,15 @@ Stability: experimental
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from recsys.embeddings.compression.budget import check_fixed
+from recsys.embeddings.compression.bucketed import Bucketed
 from recsys.embeddings.compression.hashing import HashEncoder
-from recsys.embeddings.compression.multiplex import fit_share, keep_full, spans
-from recsys.embeddings.scheme import Decoder, Part, Scheme
+from recsys.embeddings.scheme import Decoder, Part
 from recsys.schema import TableSpec
 
 
-class Hash(Scheme):
+class Hash(Bucketed):
     """M rows instead of n: ``e(x) = E[h(x)]``, h(x) in 1 .. M.
 
     With ``multiplex`` one table of M rows serves all logical tables of a width, each with a hash
@@ -47,34 +42,10 @@ class Hash(Scheme):
     narrow: ClassVar[bool] = True
     kind: Literal["hash"] = "hash"
     """Name in configurations."""
-    num_buckets: int | None = Field(default=None, ge=1)
-    """Rows that ids share; None is set by the budget."""
-    multiplex: bool = False
-    """One table for all features of one width."""
-    salt: int = Field(default=0, ge=0)
-    """Seed of the hash."""
-
-    def plan(self, tables: Sequence[TableSpec], budget: int | None) -> dict[str, Scheme]:
-        """Buckets in proportion to the rows of each table, or of all together."""
-        if budget is None or self.num_buckets is not None:
-            self.need(num_buckets=self.num_buckets)
-            fixed: dict[str, Scheme] = {table.name: self for table in tables}
-            fixed = keep_full(tables, fixed, self.multiplex)
-            return check_fixed(self.kind, tables, budget, fixed)
-        found = spans(tables, self.multiplex)
-
-        def at(share: float) -> dict[str, Scheme]:
-            return {
-                name: self.model_copy(update={"num_buckets": max(1, math.ceil(share * total))})
-                for name, (_, total) in found.items()
-            }
-
-        return fit_share(self.kind, tables, budget, self.multiplex, at)
 
     def part(self, table: TableSpec) -> Part:
         """One hashed probe."""
-        self.need(num_buckets=self.num_buckets)
-        assert self.num_buckets is not None
+        buckets = self.buckets()
         owner = f"shared@hash{table.embedding_dim}" if self.multiplex else f"{table.name}@hash"
-        probe = table.model_copy(update={"name": owner, "num_embeddings": self.num_buckets + 1})
-        return Part((probe,), HashEncoder([table.name], [self.num_buckets], self.salt), Decoder())
+        probe = table.model_copy(update={"name": owner, "num_embeddings": buckets + 1})
+        return Part((probe,), HashEncoder([table.name], [buckets], self.salt), Decoder())

@@ -14,8 +14,8 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.compression.budget import planned_bytes
 from recsys.embeddings.compression.fake_quantization import BlockQuantized
 from recsys.embeddings.compression.grid import Block, packed_bytes
+from recsys.embeddings.compression.measured_widths import Measured
 from recsys.embeddings.compression.mixed_precision import (
-    Measured,
     MixedPrecision,
     allocate,
     group_rows,
