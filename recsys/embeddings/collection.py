@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -300,15 +301,19 @@ class EmbeddingCollection(nn.Module):
         return self._probe_cache
 
     def _decode(self, ids: Ids, outputs: Sequence[Output], pooled: Tensor | None) -> Tensor:
-        columns, start = [], 0
+        # One split, not a slice a probe: the backward of each slice fills a gradient of the whole.
+        linear = [o for o in outputs if self._parts[o.table].decoder.linear]
+        widths = [
+            self.store.tables[lookup.table].spec.embedding_dim
+            for output in linear
+            for lookup in output.lookups
+        ]
+        pieces = iter(() if pooled is None else pooled.split(widths, dim=1))
+        columns = []
         for output in outputs:
             decoder = self._parts[output.table].decoder
             if decoder.linear and pooled is not None:
-                probes = []
-                for lookup in output.lookups:
-                    end = start + self.store.tables[lookup.table].spec.embedding_dim
-                    probes.append(pooled[:, start:end])
-                    start = end
+                probes = list(itertools.islice(pieces, len(output.lookups)))
                 if decoder.watches and torch.is_grad_enabled():
                     one = ids.slot(output.source)
                     decoder.watch(one.values, one.lengths, one.weights)

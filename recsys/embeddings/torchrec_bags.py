@@ -157,7 +157,9 @@ class CompressedEmbeddingBagCollection(nn.Module):
                 value_weights=features.weights_or_none(),
             )
         )
-        columns = [pooled[group][key] for group, key in self._columns]
+        # split() once: the backward of a slice a key fills a gradient of the whole for each.
+        vectors = {group: dict(zip(v.keys, v.split())) for group, v in pooled.items()}
+        columns = [vectors[group][key] for group, key in self._columns]
         return KeyedTensor(self._names, self._dims, torch.cat(columns, dim=1))
 
     def _check_ids(self, features: KeyedJaggedTensor) -> None:

@@ -123,6 +123,17 @@ def test_sparse_training_equals_dense(implementation, decoder):
         torch.testing.assert_close(value, trained[1][name], atol=1e-6, rtol=1e-5)
 
 
+def test_backward_does_not_fill_a_whole_gradient_for_each_probe():
+    collection = make(Add)
+    collection.attach_optimizer(EmbeddingOptimizerConfig())
+    steps, todo = [], [collection(batch())["g"].values.grad_fn]
+    while todo:
+        steps.append(type(todo[-1]).__name__)
+        todo += [step for step, _ in todo.pop().next_functions if step is not None]
+    assert "SplitWithSizesBackward0" in steps
+    assert "SliceBackward0" not in steps
+
+
 def test_traced_form_agrees():
     class Flat(torch.nn.Module):
         def __init__(self):
