@@ -5,39 +5,11 @@ Stability: internal
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Literal
-
 from recsys.base import RecModel
 from recsys.config import EmbeddingConfig
+from recsys.embeddings.backend import Backend, torchrec_module
 from recsys.embeddings.optimizer import EmbeddingOptimizer
-from recsys.errors import ConfigError, ShardingError
 from recsys.schema import MultiValued
-from recsys.train.ranks import Ranks
-
-Backend = Literal["local", "torchrec"]
-
-
-def choose_backend(asked: str, ranks: Ranks, device: str) -> Backend:
-    """``auto`` is local for one CPU process, torchrec otherwise.
-
-    Args:
-        asked: ``auto``, ``local`` or ``torchrec``.
-        ranks: Of the job.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: Local tables on several ranks.
-    """
-    if asked == "local" and ranks.world_size > 1:
-        raise ConfigError(
-            f"embedding.backend=local holds tables in one process, got {ranks.world_size} ranks. "
-            "Use backend=torchrec (or auto), or one rank."
-        )
-    if asked == "auto":
-        return "local" if ranks.world_size == 1 and device == "cpu" else "torchrec"
-    return "torchrec" if asked == "torchrec" else "local"
 
 
 def attach_tables(
@@ -48,7 +20,7 @@ def attach_tables(
     Args:
         model: Start values drawn.
         config: What to run.
-        backend: From `choose_backend`.
+        backend: From `recsys.embeddings.backend.resolve_backend`.
         device: Where the shards live.
 
     Returns:
@@ -61,13 +33,7 @@ def attach_tables(
         return None
     if backend == "local":
         return model.embeddings.attach_optimizer(config)
-    if importlib.util.find_spec("torchrec") is None:
-        raise ShardingError(
-            "embedding.backend=torchrec needs torchrec and fbgemm, which are not installed. "
-            "Install recsys[sharded] with fbgemm-gpu-cpu (see the README), or use one process "
-            "with backend=local."
-        )
-    door = importlib.import_module("recsys.embeddings.torchrec_backend")
     bags = (feature for feature in model.schema.keyed if isinstance(feature, MultiValued))
+    door = torchrec_module()
     options = door.ShardingOptions(weighted=any(feature.weights for feature in bags))
     return door.to_torchrec(model.embeddings, config, options, device)

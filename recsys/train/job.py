@@ -23,6 +23,7 @@ from recsys.base import CTRModel
 from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
+from recsys.embeddings.backend import Backend, resolve_backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
@@ -30,7 +31,7 @@ from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, 
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots
-from recsys.train.backend import Backend, attach_tables, choose_backend
+from recsys.train.backend import attach_tables
 from recsys.train.display import Show
 from recsys.train.environment import environment
 from recsys.train.folder import write_json
@@ -175,7 +176,7 @@ class SeedJob:
             (self.directory / "result.json").unlink(missing_ok=True)
             write_json(self.directory / "environment.json", environment())
         start = time.perf_counter()
-        backend = choose_backend(self.experiment.embedding.backend, ranks, self.device)
+        backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
         trained = self._train(backend, ranks)
         model, tables, trainer, fit = trained.model, trained.tables, trained.trainer, trained.fit
         fitted = time.perf_counter()

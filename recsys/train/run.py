@@ -16,14 +16,13 @@ import torch
 from recsys.config import Experiment
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
+from recsys.embeddings.backend import resolve_backend
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
-from recsys.train.backend import choose_backend
 from recsys.train.display import Show
 from recsys.train.folder import locked, open_run, write_json
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
-from recsys.train.ranks import Ranks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def run(
     directory = Path(run_dir)
     if options.ranks < 1:
         raise ConfigError(f"ranks must be at least 1, got {options.ranks}.")
-    choose_backend(experiment.embedding.backend, Ranks(0, options.ranks), _device(options))
+    resolve_backend(experiment.embedding.backend, _device(options), options.ranks)
     with locked(directory):
         open_run(directory, experiment, options.resume)
         start = time.perf_counter()

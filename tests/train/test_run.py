@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.config import Experiment
-from recsys.errors import CheckpointError, ConfigError, DataError, TrainingError
+from recsys.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ShardingError,
+    TrainingError,
+)
 from recsys.evaluate.evaluation import EvaluationOptions
 from recsys.evaluate.stored import evaluate_run, evaluate_source
 from recsys.metrics.auc import auc
@@ -187,7 +193,7 @@ def test_seeds_have_folders_mean_and_sd_and_survive_a_stop(tmp_path, cache, monk
 
 def test_local_tables_on_two_ranks_are_refused(tmp_path, cache):
     two = RunOptions(cache_dir=cache, ranks=2, show="none")
-    with pytest.raises(ConfigError, match="backend=local holds tables in one process, got 2"):
+    with pytest.raises(ShardingError, match="backend=local holds tables in one process, got 2"):
         run(experiment("embedding.backend=local"), tmp_path, two)
 
 
