@@ -19,6 +19,8 @@ from recsys.config import TrainConfig
 from recsys.errors import CheckpointError
 from recsys.train.checkpoint import Checkpoint
 
+_BESTS = ("best", "best_trained")
+
 
 @dataclasses.dataclass(slots=True)
 class Progress:
@@ -33,7 +35,8 @@ class Progress:
         evaluations: Evaluations done.
         best: Best value of the monitored metric so far.
         best_step: Step of that value.
-        without_best: Evaluations since then.
+        best_trained: The same, where the start of the training was left out.
+        without_best: Evaluations since that one.
         constant: Evaluations in a row in which all predictions were equal.
         stopped: Why training ended before its last step, empty while it has not.
     """
@@ -46,26 +49,36 @@ class Progress:
     evaluations: int = 0
     best: float = math.nan
     best_step: int = -1
+    best_trained: float = math.nan
     without_best: int = 0
     constant: int = 0
     stopped: str = ""
 
-    def judge(self, value: float, higher: bool, margin: float) -> bool:
+    def judge(self, value: float, higher: bool, margin: float, start: bool = False) -> bool:
         """Counts an evaluation.
 
         Args:
             value: The monitored metric; nan is never a best.
             higher: Whether larger is better.
             margin: By how much a best must be better.
+            start: Whether nothing was trained yet: it may be the best, and patience starts later.
 
         Returns:
             Whether it is the best so far.
         """
         self.evaluations += 1
-        gain = value - self.best if higher else self.best - value
-        improved = not math.isnan(value) and (math.isnan(self.best) or gain > margin)
+
+        def better(than: float) -> bool:
+            gain = value - than if higher else than - value
+            return not math.isnan(value) and (math.isnan(than) or gain > margin)
+
+        improved = better(self.best)
         if improved:
-            self.best, self.best_step, self.without_best = value, self.step, 0
+            self.best, self.best_step = value, self.step
+        if start:
+            return improved
+        if better(self.best_trained):
+            self.best_trained, self.without_best = value, 0
         else:
             self.without_best += 1
         return improved
@@ -73,7 +86,7 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """As JSON values (nan as None)."""
         values = dataclasses.asdict(self)
-        return {**values, "best": None if math.isnan(self.best) else self.best}
+        return {**values, **{n: None if math.isnan(values[n]) else values[n] for n in _BESTS}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Progress:
@@ -82,8 +95,9 @@ class Progress:
         Args:
             values: Of a checkpoint.
         """
-        best = math.nan if values["best"] is None else float(values["best"])
-        return cls(**{**values, "best": best})
+        bests = {name: values.get(name, values["best"]) for name in _BESTS}
+        found = {name: math.nan if best is None else float(best) for name, best in bests.items()}
+        return cls(**{**values, **found})
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

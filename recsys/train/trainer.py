@@ -107,6 +107,9 @@ class Trainer:
         run_dir: For ``metrics.jsonl`` and ``checkpoints/``.
         show: How to show progress.
         phase: Which training of a method with several; by default the only one.
+        trained: Whether the model goes on from an earlier training. Then its start is judged too
+            and may stay the best: on logs of rare ids a second pass over the same rows only
+            learns them by heart.
 
     Raises:
         TrainingError: In fit: the loss or a prediction is not finite, predictions stay constant,
@@ -122,9 +125,10 @@ class Trainer:
         run_dir: Path | str,
         show: Show = "auto",
         phase: Phase = _ONLY,
+        trained: bool = False,
     ) -> None:
         self.model, self.config, self.run_dir = model, config, Path(run_dir)
-        self.phase = phase
+        self.phase, self._trained = phase, trained
         self.ranks = Ranks.current()
         self.tables = tables
         self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
@@ -169,6 +173,8 @@ class Trainer:
         ):
             for note in notes:
                 self._display.say(note)
+            if self._trained and self.progress.evaluations == 0 and self.progress.step == 0:
+                self._evaluate()
             self.model.train()
             while not self._ended():
                 self._epoch()
@@ -273,10 +279,11 @@ class Trainer:
         if self._valid is not None:
             values = self._judge_valid(self._valid)
             higher = config.monitor in ("auc", "grouped_auc", "pr_auc")
-            improved = progress.judge(values[config.monitor], higher, 0.0)
+            start = progress.step == 0
+            improved = progress.judge(values[config.monitor], higher, 0.0, start)
             if improved:
                 self._best = values
-            if self._schedule.evaluated(improved):
+            if not start and self._schedule.evaluated(progress.without_best == 0):
                 self._display.say(f"step {progress.step:,}: plateau, learning rates lowered")
             patience = config.early_stop_patience
             if patience and progress.without_best >= patience:
@@ -300,7 +307,8 @@ class Trainer:
                 f"train.monitor={config.monitor} needs a group column, but the schema names none. "
                 "Set `group` in the schema, or monitor auc."
             )
-        self._check_constant(found)
+        if progress.step:
+            self._check_constant(found)
         shown = [f"{name} {values[name]:.5f}" for name in ("auc", "logloss") if name in values]
         if config.monitor not in ("auc", "logloss"):
             shown.append(f"{config.monitor} {values[config.monitor]:.5f}")

@@ -1,5 +1,6 @@
 """Methods that train several times, through the whole job."""
 
+import copy
 import json
 import os
 import signal
@@ -334,6 +335,31 @@ def test_two_ranks(kind, tmp_path, cache):
     assert seed.backend == "torchrec" and len(seed.phases) == 1
     assert load_artefact(result.directory).model is not None
     assert 0.5 < result.metrics("valid")["auc"] < 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_training_that_only_spoils_a_trained_model_keeps_its_start(tmp_path, trained):
+    step, train = make_step()
+    assert isinstance(step.model, DCNv2)
+    valid = MemoryLoader(200, 64, seed=1, shuffle=False)
+    settings = {"batch_size": 32, "evaluations_per_epoch": 1, "early_stop_patience": 2}
+    config = TrainConfig(**settings, num_epochs=6, learning_rate=0.01)
+    first = Trainer(step.model, config, step.tables, tmp_path / "first", "none")
+    best = first.fit(train, valid).best["auc"]
+    first.load_best()
+    before = copy.deepcopy(step.model.state_dict())
+    config = TrainConfig(**settings, num_epochs=9, learning_rate=3.0)
+    second = Trainer(
+        step.model, config, step.tables, tmp_path / "second", "none", Phase("retrain"), trained
+    )
+    fit = second.fit(train, valid)
+    assert fit.stopped == "early stop"
+    assert (fit.best_step == 0) == trained == (fit.best["auc"] == pytest.approx(best))
+    assert second.load_best() == fit.best_step
+    same = [torch.equal(value, before[name]) for name, value in step.model.state_dict().items()]
+    assert all(same) == trained
+    if trained:  # the start is no evaluation of the training: patience runs from the first one on
+        assert fit.steps >= 3 * len(train)
 
 
 @pytest.mark.parametrize("keeps", ["best", "last"])
