@@ -42,6 +42,7 @@ from recsys.config_text import override, read_mapping, to_text
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import PrepareConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
+from recsys.embeddings.sharding import ShardingConfig
 from recsys.errors import ConfigError, did_you_mean
 from recsys.schema import Frozen, Schema
 
@@ -191,6 +192,8 @@ class EmbeddingConfig(EmbeddingOptimizerConfig):
     backend: Literal["auto", "local", "torchrec"] = "auto"
     """``local``: one process, plain torch and C. ``torchrec``: sharded over all ranks. ``auto``:
     local for one CPU process, else torchrec."""
+    sharding: ShardingConfig = ShardingConfig()
+    """Which rank holds which table, on the torchrec backend."""
 
 
 class TrainConfig(Frozen):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchrec
@@ -26,7 +26,7 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.combined_optimizer import combine
 from recsys.embeddings.ids import Ids, pool
 from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
-from recsys.embeddings.sharding import ALIGN
+from recsys.embeddings.sharding import ALIGN, ShardingConfig
 from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable
 from recsys.embeddings.torchrec_optimizer import (
     Shard,
@@ -57,15 +57,14 @@ class ShardingOptions:
     """What the sharded backend cannot know by itself.
 
     Args:
-        placement: How tables are placed on CPU ranks; ``auto`` places big ones row-wise. On CUDA
-            torchrec's planner decides. ``column_wise`` is refused with rowwise Adagrad, which
+        sharding: How tables are placed. ``column_wise`` is refused with rowwise Adagrad, which
             would keep one number a row and rank: another algorithm.
         unpooled: Tables ``<group>.<table>`` whose rows are read one by one
             (`EmbeddingCollection.sequence`, decoders that are not linear).
         weighted: Whether batches carry ``value_weights``.
     """
 
-    placement: Literal["auto", "row_wise", "table_wise", "column_wise"] = "auto"
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     unpooled: tuple[str, ...] = ()
     weighted: bool = False
 
@@ -114,7 +113,10 @@ class TorchrecStore(nn.Module):
                 dim = self.table(table_of(path)).spec.embedding_dim
                 state_in_backward(parameter, config, dim)
         modules = dict(tables.named_children())
-        self.plan, plan = make_plan(modules, self.tables, config, options.placement, device)
+        self.plan, plan = make_plan(modules, self.tables, config, options.sharding, device)
+        kinds = {item.table: item.kind for item in self.plan.placements}
+        self.replicated = {name for name, kind in kinds.items() if kind == "data_parallel"}
+        """Tables of which every rank holds a copy."""
         # Not a registered submodule: DDP, checkpoints and `.to` of the model must not see it.
         self.__dict__["_dmp"] = DistributedModelParallel(
             tables,
@@ -302,7 +304,7 @@ class TorchrecStore(nn.Module):
                 (spec.num_embeddings, spec.embedding_dim) if whole_rows else (spec.num_embeddings,)
             )
             whole = torch.zeros(shape, device=self._device)
-            for shard in parts.get(table.name, ()):
+            for shard in parts.get(table.name, ()) if self._speaks(table.name) else ():
                 rows = whole[shard.row : shard.row + len(shard.values)]
                 if whole_rows:
                     values = shard.columns(spec.embedding_dim).detach()
@@ -313,6 +315,10 @@ class TorchrecStore(nn.Module):
                 distributed.all_reduce(whole)
             result[table.name] = whole
         return result
+
+    def _speaks(self, table: str) -> bool:
+        """Whether this rank's parts count where those of all ranks are summed up."""
+        return self.rank == 0 or table not in self.replicated
 
     def weights(self) -> dict[str, Tensor]:
         """Whole tables by ``<group>.<table>``, copies. Collective."""
@@ -354,7 +360,7 @@ class TorchrecStore(nn.Module):
         if rows is None:
             rows = torch.arange(table.spec.num_embeddings, device=self._device)
         found = torch.zeros(len(rows), table.spec.embedding_dim, device=self._device)
-        for shard in self.shards().get(name, ()):
+        for shard in self.shards().get(name, ()) if self._speaks(name) else ():
             mine = rows.long() - shard.row
             part = shard.columns(table.spec.embedding_dim).detach()
             here = (mine >= 0) & (mine < len(part))

@@ -27,6 +27,7 @@ from recsys.errors import ShardingError
 from recsys.schema import PAD_INDEX
 
 if TYPE_CHECKING:
+    from recsys.embeddings.store import PhysicalTable
     from recsys.embeddings.torchrec_backend import TorchrecStore
 
 _FUSED_NAMES = {  # torchrec's names of our states
@@ -124,6 +125,52 @@ def zero_rows(rows: list[Tensor]) -> None:
         torch._foreach_zero_(rows)  # pyright: ignore[reportPrivateImportUsage]
 
 
+class CopiedTable:
+    """Trains a table of which every rank holds a copy: SGD, Adagrad or rowwise Adagrad.
+
+    Torchrec averages its gradient over ranks and leaves the step to others. Rows that no batch
+    touched have gradient 0, which moves nothing: so this equals the sparse step.
+
+    Args:
+        name: ``<group>.<table>``.
+        parameter: The copy, of padded width.
+        config: With ``mode=sparse``.
+        table: What it holds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        config: EmbeddingOptimizerConfig,
+        table: PhysicalTable,
+    ) -> None:
+        self.name, self.parameter, self._config = name, parameter, config
+        self._scale = gradient_scale(config.kind, table.spec.embedding_dim)
+        self.state: dict[str, Tensor] = {}
+        if "adagrad" in config.kind:
+            rows = parameter.detach()
+            rows = rows[:, 0] if config.kind == "rowwise_adagrad" else rows
+            self.state["sum"] = torch.zeros_like(rows, memory_format=torch.contiguous_format)
+
+    def step(self, learning_rate: float) -> None:
+        """Applies the gradient. Tables of one kernel share it, so forgetting it is for later."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return
+        rate = learning_rate / self._scale
+        with torch.no_grad():
+            if self._config.kind == "sgd":
+                self.parameter.sub_(gradient, alpha=rate)
+            else:
+                squares, moment = gradient.square(), self.state["sum"]
+                rowwise = self._config.kind == "rowwise_adagrad"
+                moment.add_(squares.mean(dim=1) if rowwise else squares)
+                size = moment.sqrt().add_(self._config.eps)
+                gradient = gradient / (size.unsqueeze(1) if rowwise else size)
+                self.parameter.sub_(gradient, alpha=rate)
+
+
 class TorchrecOptimizer(EmbeddingOptimizer):
     """Trains sharded tables.
 
@@ -141,12 +188,18 @@ class TorchrecOptimizer(EmbeddingOptimizer):
         self._dense: torch.optim.Optimizer | None = None
         held = store.shards()
         self._parameters = {n: p for n, p in store.named_table_parameters() if held[n]}
+        self._copies: list[CopiedTable] = []
         if config.mode == "dense":
             self._make_dense()
-        elif config.initial_accumulator_value and "adagrad" in config.kind:
-            for shards in self._parts().get("sum", {}).values():
-                for shard in shards:
-                    shard.values.fill_(config.initial_accumulator_value)
+        else:
+            self._copies = [
+                CopiedTable(name, self._parameters[name], config, store.table(name))
+                for name in sorted(store.replicated)
+            ]
+            if config.initial_accumulator_value and "adagrad" in config.kind:
+                for shards in self._parts().get("sum", {}).values():
+                    for shard in shards:
+                        shard.values.fill_(config.initial_accumulator_value)
         states = [pad_rows(tables.values()) for tables in self._parts().values()]
         self._pad_rows = [*pad_rows(store.shards().values()), *(r for s in states for r in s)]
 
@@ -169,6 +222,10 @@ class TorchrecOptimizer(EmbeddingOptimizer):
         if self._dense is not None:
             self._dense.step()
             self._dense.zero_grad()
+        for copy in self._copies:
+            copy.step(self._learning_rate)
+        for copy in self._copies:
+            copy.parameter.grad = None
         zero_rows(self._pad_rows)
         self._store.forget()
 
@@ -176,6 +233,8 @@ class TorchrecOptimizer(EmbeddingOptimizer):
         """Forgets gradients; in sparse mode there are none between backward and step."""
         if self._dense is not None:
             self._dense.zero_grad()
+        for copy in self._copies:
+            copy.parameter.grad = None
         self._store.forget()
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -237,6 +296,9 @@ class TorchrecOptimizer(EmbeddingOptimizer):
                 for key, value in states.items():
                     if key.endswith(f".{fused}"):
                         parts[state][table_of(path)] = local_parts(value)
+        for copy in self._copies:
+            for state, value in copy.state.items():
+                parts[state][copy.name] = [Shard(0, 0, value)]
         return parts
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -261,6 +261,18 @@ class TableConformance:
         tables = make_tables(self.scheme, self.spec, device="meta")
         assert all(parameter.is_meta for parameter in tables.table_parameters())
 
+    def test_built_on_meta_and_filled_is_the_same(self) -> None:
+        """Start values leave nothing of what the memory held before."""
+        filled = make_tables(self.scheme, self.spec, device="meta").to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in (*filled.parameters(), *filled.buffers()):
+                tensor.fill_(torch.nan if tensor.is_floating_point() else 1)
+        filled.reset_parameters(seed=3)
+        expected = make_tables(self.scheme, self.spec)
+        expected.reset_parameters(seed=3)
+        for name, value in expected.state_dict().items():
+            assert torch.equal(filled.state_dict()[name], value), name
+
     @pytest.mark.parametrize("index", [-1, "past the end"])
     def test_index_out_of_range_is_refused(self, index: int | str) -> None:
         """The error names feature, index and table."""

@@ -5,6 +5,8 @@ Stability: internal
 
 from __future__ import annotations
 
+from torch import nn
+
 from recsys.base import RecModel
 from recsys.config import EmbeddingConfig
 from recsys.embeddings.backend import Backend, torchrec_module
@@ -35,5 +37,29 @@ def attach_tables(
         return model.embeddings.attach_optimizer(config)
     bags = (feature for feature in model.schema.keyed if isinstance(feature, MultiValued))
     door = torchrec_module()
-    options = door.ShardingOptions(weighted=any(feature.weights for feature in bags))
+    weighted = any(feature.weights for feature in bags)
+    options = door.ShardingOptions(sharding=config.sharding, weighted=weighted)
     return door.to_torchrec(model.embeddings, config, options, device)
+
+
+def is_meta(model: RecModel) -> bool:
+    """Whether a model was built without memory.
+
+    Args:
+        model: Any.
+    """
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def materialize(model: RecModel, device: str) -> None:
+    """Takes memory for everything but the tables, without values.
+
+    Args:
+        model: Built on ``meta``, its tables to be sharded; changed in place.
+        device: Where it is trained.
+    """
+    store = model.embeddings.store
+    tables = set(store.modules()) if isinstance(store, nn.Module) else set()
+    for module in model.modules():
+        if module not in tables:
+            module.to_empty(device=device, recurse=False)

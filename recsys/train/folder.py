@@ -2,6 +2,7 @@
 
     config.yaml, config.json   the resolved experiment
     environment.json           versions, machine, command
+    plan.json                  which rank holds which table, where they are sharded
     metrics.jsonl              loss and metrics over time (tensorboard/ beside it)
     checkpoints/               to resume from
     phase-<n>-<name>/          metrics.jsonl and checkpoints/ of trainings before the last one,

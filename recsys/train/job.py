@@ -5,6 +5,7 @@ Stability: internal
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -31,7 +32,7 @@ from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, 
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots
-from recsys.train.backend import attach_tables
+from recsys.train.backend import attach_tables, is_meta, materialize
 from recsys.train.display import Show
 from recsys.train.environment import environment
 from recsys.train.folder import write_json
@@ -209,7 +210,7 @@ class SeedJob:
 
     def _train(self, backend: Backend, ranks: Ranks) -> _Training:
         """All phases, or those up to an interruption; mostly there is one."""
-        model = self._model()
+        model = self._model(backend)
         phases, starts = phases_of(model.embeddings.schemes), PhaseStarts(self.directory)
         members = in_phases(model.embeddings.schemes)
         number, done = 0, {}
@@ -217,13 +218,14 @@ class SeedJob:
         if (start := starts.load() if self.resume and len(phases) > 1 else None) is not None:
             number, done, model = start.number, start.done, start.build(model)
         while True:
-            model = model.to(self.device)
-            tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+            tables = self._attach(model, backend, ranks)
             # After the start values, which depend on the seed alone: dropout differs by rank.
             seed_everything((self.seed * 1_000_003 + ranks.rank + number * 7919) % 2**32)
             config = phase_config(self.experiment.train, phases[number])
             folder = folder_of(self.directory, phases, number)
-            trainer = Trainer(model, config, tables, folder, self.show, phases[number])
+            phase = phases[number]
+            trained = number > 0 and phase.start == "inherit"
+            trainer = Trainer(model, config, tables, folder, self.show, phase, trained)
             resume = self.resume and trainer.checkpoints.exists()
             fit = trainer.fit(self._loader("train", ranks), valid, resume=resume)
             if fit.interrupted or number == len(phases) - 1:
@@ -242,17 +244,14 @@ class SeedJob:
 
     def _context(self, model: CTRModel, valid: BatchLoader | None, ranks: Ranks) -> SearchContext:
         """What the search after a phase may use."""
-
-        def say(text: str) -> None:
-            if ranks.first and self.show != "none":
-                tqdm.write(text, file=sys.stderr)
-
         train = self.experiment.train
-        return SearchContext(lambda: validation(model, valid, train, ranks), say, self.seed)
+        return SearchContext(lambda: validation(model, valid, train, ranks), self._say, self.seed)
 
-    def _model(self) -> CTRModel:
+    def _model(self, backend: Backend) -> CTRModel:
+        """The model; on ``meta`` where its tables may be too large for one rank."""
         seed_everything(self.seed)
-        model = self.experiment.model.build(self.prepared.schema)
+        with torch.device("meta") if backend == "torchrec" else contextlib.nullcontext():
+            model = self.experiment.model.build(self.prepared.schema)
         if not isinstance(model, CTRModel):
             raise ConfigError(
                 f"model.class: expected a CTRModel, got {self.experiment.model.class_path}. "
@@ -260,6 +259,29 @@ class SeedJob:
             )
         model.reset_parameters(self.seed)
         return model
+
+    def _attach(self, model: CTRModel, backend: Backend, ranks: Ranks) -> EmbeddingOptimizer | None:
+        """Moves the model to its device and its tables to their optimizer.
+
+        Tables on ``meta`` are made by the ranks that hold them, each its part.
+        """
+        bare = is_meta(model)
+        if bare:
+            materialize(model, self.device)
+        else:
+            model.to(self.device)
+        tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+        if bare:
+            model.reset_parameters(self.seed)
+        plan = getattr(model.embeddings.store, "plan", None)
+        if plan is not None and ranks.first:
+            write_json(self.directory / "plan.json", plan.to_json())
+            self._say(f"{plan}\n")
+        return tables
+
+    def _say(self, text: str) -> None:
+        if Ranks.current().first and self.show != "none":
+            tqdm.write(text, file=sys.stderr)
 
     def _loader(self, split: str, ranks: Ranks) -> BatchLoader:
         train = self.experiment.train

@@ -12,11 +12,17 @@ from torch import distributed
 
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
+from recsys.embeddings.sharding import ShardingConfig
 from recsys.embeddings.torchrec_backend import ShardingOptions, to_torchrec
 from recsys.errors import ShardingError
 from recsys.types import Batch
 from tests.embeddings.conftest import spec
 
+MIXED = {
+    "embedding.person": {"kind": "row_wise"},
+    "tags": {"kind": "data_parallel"},
+    "linear.person": {"kind": "table_wise", "ranks": [1]},
+}
 KEYS = ("user", "tags", "friend", "city")
 SIZE = 6  # rows a rank
 
@@ -70,14 +76,18 @@ def train(kind: str, mode: str, placement: str, rank: int) -> dict:
     """Four steps, then both state dicts, then one more step from the reloaded state."""
     config = EmbeddingOptimizerConfig(kind=kind, mode=mode, learning_rate=0.1)
     collection = make_collection()
-    optimizer = to_torchrec(collection, config, ShardingOptions(placement=placement))
+    if placement == "mixed":
+        sharding = ShardingConfig.model_validate({"tables": MIXED})
+    else:
+        sharding = ShardingConfig.model_validate({"placement": placement})
+    optimizer = to_torchrec(collection, config, ShardingOptions(sharding))
     for step in range(4):
         optimizer.zero_grad()
         loss(collection, make_batch(step, rank)).backward()
         optimizer.step()
     result = {"weights": collection.state_dict(), "states": optimizer.state_dict()}
     resumed = make_collection()
-    again = to_torchrec(resumed, config, ShardingOptions(placement="table_wise"))
+    again = to_torchrec(resumed, config, ShardingOptions(ShardingConfig(placement="table_wise")))
     resumed.load_state_dict(result["weights"])
     again.load_state_dict(result["states"])
     again.zero_grad()

@@ -11,6 +11,7 @@ import torch
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.ids import ids_of
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
+from recsys.embeddings.sharding import ShardingConfig
 from recsys.embeddings.torchrec_backend import ShardingOptions, to_kjt, to_torchrec
 from recsys.embeddings.torchrec_plan import padded
 from recsys.errors import SchemaError, ShardingError
@@ -213,6 +214,6 @@ def test_plan_is_printable():
 
 
 def test_columns_with_rowwise_adagrad_are_refused():
-    options = ShardingOptions(placement="column_wise")
+    options = ShardingOptions(ShardingConfig(placement="column_wise"))
     with pytest.raises(ShardingError, match="another algorithm"):
         to_torchrec(make_collection(), EmbeddingOptimizerConfig(), options)

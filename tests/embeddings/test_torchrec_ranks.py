@@ -16,6 +16,8 @@ CASES = [f"{kind},sparse,auto" for kind in ("sgd", "adagrad", "rowwise_adagrad")
 CASES += ["rowwise_adagrad,sparse,row_wise", "rowwise_adagrad,sparse,table_wise"]
 CASES += ["adam,dense,auto", "sgd,dense,row_wise", "sgd,sparse,column_wise"]
 CASES += ["adagrad,sparse,column_wise"]
+CASES += [f"{kind},sparse,data_parallel" for kind in ("sgd", "adagrad", "rowwise_adagrad")]
+CASES += ["adam,dense,data_parallel", "rowwise_adagrad,sparse,mixed", "adam,dense,mixed"]
 pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 

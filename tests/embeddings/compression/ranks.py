@@ -17,6 +17,7 @@ from recsys.embeddings.compression.plan import compress
 from recsys.embeddings.compression.schemes import AnyScheme
 from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
 from recsys.embeddings.scheme import Scheme
+from recsys.embeddings.sharding import ShardingConfig
 from recsys.embeddings.torchrec_backend import ShardingOptions, to_torchrec
 from recsys.schema import Init, TableSpec
 from recsys.types import Batch
@@ -108,7 +109,9 @@ def main(rank: int, folder: Path) -> None:
     for name, (scheme, placement, kind) in json.loads((folder / "cases").read_text()).items():
         collection = make(adapter.validate_python(scheme))
         config = EmbeddingOptimizerConfig(kind=kind, learning_rate=0.1)
-        optimizer = to_torchrec(collection, config, ShardingOptions(placement=placement))
+        optimizer = to_torchrec(
+            collection, config, ShardingOptions(ShardingConfig(placement=placement))
+        )
         results[name] = train(collection, optimizer, rank)
     torch.save(results, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
