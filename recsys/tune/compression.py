@@ -269,8 +269,10 @@ def _open(target: Path, experiment: Experiment) -> None:
     """Refuses a folder of another comparison."""
     path = target / "experiment.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        if before != experiment.model_dump(mode="json"):
+        before = Experiment.parse(
+            json.loads(path.read_text())
+        )  # settings of later versions: defaults
+        if before != experiment:
             raise ConfigError(
                 f"{target} holds a comparison of another experiment. Choose another folder, or "
                 "take the changes of the configuration back."
