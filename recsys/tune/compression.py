@@ -10,6 +10,7 @@ Stability: experimental
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -269,9 +270,10 @@ def _open(target: Path, experiment: Experiment) -> None:
     """Refuses a folder of another comparison."""
     path = target / "experiment.json"
     if path.exists():
-        before = Experiment.parse(
-            json.loads(path.read_text())
-        )  # settings of later versions: defaults
+        # Parsed, not compared as text: settings that came with later versions have their defaults.
+        before = None
+        with contextlib.suppress(ConfigError, ValueError):
+            before = Experiment.parse(json.loads(path.read_text()))
         if before != experiment:
             raise ConfigError(
                 f"{target} holds a comparison of another experiment. Choose another folder, or "

@@ -115,6 +115,10 @@ def test_compares_reports_and_goes_on(tmp_path, capsys):
     assert "hash" in report_text(comparison, options.budgets)
 
     capsys.readouterr()
+    path = tmp_path / "out" / "experiment.json"
+    older = json.loads(path.read_text())
+    del older["embedding"]["sharding"]  # as a version wrote it that did not know this setting
+    path.write_text(json.dumps(older))
     again = compare(make_experiment(), schemes, tmp_path / "out", options)
     assert again.cells == comparison.cells
     assert "3 cells are done already" in capsys.readouterr().out
