@@ -122,6 +122,7 @@ def main(debug: bool, log_json: bool) -> None:
     recsys train --config configs/ctr/deep_fm.yaml --run-dir runs/wide --resume
     recsys train --config configs/ctr/deep_fm.yaml --seeds 1,2,3
     recsys train --config configs/ctr/dlrm.yaml --ranks 2
+    torchrun --nproc-per-node 2 -m recsys train --config configs/ctr/dlrm.yaml
     recsys train --config configs/ctr/lr.yaml \
         --set "dataset={class: recsys.datasets.criteo.Criteo, path: train.txt}"
 """)
@@ -161,11 +162,14 @@ def train(
     from recsys.config import load
     from recsys.evaluate.summary import metrics_table
     from recsys.train.run import RunOptions, run
+    from recsys.train.torchrun import is_first
 
     settings = [*overrides, *([f"seeds=[{seeds}]"] if seeds else [])]
     experiment = load(config, settings)
     folder = run_dir or Path("runs") / (experiment.name or config.stem)
     result = run(experiment, folder, RunOptions(cache_dir, resume=resume, ranks=ranks))
+    if not is_first():
+        sys.exit(130 if result.interrupted else 0)
     if result.interrupted:  # the trainer has said where it is saved and how to go on
         sys.exit(130)
     lines = {}

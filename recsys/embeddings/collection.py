@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,7 @@ from recsys.embeddings.optimizer import (
     EmbeddingOptimizerConfig,
 )
 from recsys.embeddings.packed_store import PackedStore
+from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.row_format import check_dtype, stored_dtype
 from recsys.embeddings.rows import PartRows
 from recsys.embeddings.scheme import Decoder, Dtype, Encoder, Full, Part, Scheme, Trained
@@ -114,6 +115,7 @@ class EmbeddingCollection(nn.Module):
             self.store = LocalStore(*held, device)
         else:
             self.store = PackedStore(*held, self._dtypes(dtype), device)
+        self._saves_tables = True
         self.trains_tables = True
         """Whether backward reaches the tables. Off in steps that train something else alone."""
         self.reset_parameters(seed=0)
@@ -476,8 +478,24 @@ class EmbeddingCollection(nn.Module):
 
     # ------------------------------------------------------------------------------- checkpoints
 
+    def parts(self) -> list[TensorPart]:
+        """What this rank holds of sharded tables, named as in the state dict; else nothing."""
+        parts = getattr(self.store, "parts", None)
+        return [] if parts is None else parts()
+
+    @contextlib.contextmanager
+    def tables_apart(self) -> Iterator[None]:
+        """Inside, state dicts leave the tables out: `parts` has them, and nothing is gathered."""
+        self._saves_tables = False
+        try:
+            yield
+        finally:
+            self._saves_tables = True
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self._saves_tables:
+            return
         store = self.store
         tables = store.stored() if isinstance(store, PackedStore) else store.weights()
         for name, weight in tables.items():

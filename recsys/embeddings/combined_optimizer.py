@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
+from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
 
 _ROLE = "@rows"
@@ -107,11 +108,22 @@ class CombinedOptimizer(EmbeddingOptimizer):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whole state tensors by ``<group>.<table>.<state>``, also of decoders."""
-        state = {} if self._store is None else self._store.state_dict()
-        for name, optimizer in self._owned.items():
-            mine = optimizer.state_dict()
-            state |= {f"{name}{_ROLE}.{key}": value for key, value in mine.items()}
-        return state
+        return ({} if self._store is None else self._store.state_dict()) | self._of_owned()
+
+    def _of_owned(self) -> dict[str, Tensor]:
+        return {
+            f"{name}{_ROLE}.{key}": value
+            for name, optimizer in self._owned.items()
+            for key, value in optimizer.state_dict().items()
+        }
+
+    def parts(self) -> list[TensorPart]:
+        """Those of the store's tables; decoders are alike on every rank."""
+        return [] if self._store is None else self._store.parts()
+
+    def rest(self) -> dict[str, Tensor]:
+        """States of decoders' rows, and what the store's tables have beside parts."""
+        return ({} if self._store is None else self._store.rest()) | self._of_owned()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads what `state_dict` gave.

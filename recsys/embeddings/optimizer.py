@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.store import LocalStore
 from recsys.errors import CheckpointError, ConfigError
 from recsys.schema import Frozen
@@ -99,6 +100,17 @@ class EmbeddingOptimizer(abc.ABC):
         Raises:
             CheckpointError: A state is missing, left over or of another size.
         """
+
+    def parts(self) -> list[TensorPart]:
+        """States that are spread over ranks: what this rank holds of them, none where none are.
+
+        Together with `rest` this is what `state_dict` would gather.
+        """
+        return []
+
+    def rest(self) -> dict[str, Tensor]:
+        """States that every rank holds."""
+        return self.state_dict()
 
     @abc.abstractmethod
     def reset_rows(self, table: str, rows: Tensor) -> None:
@@ -199,7 +211,7 @@ class DenseOptimizer(EmbeddingOptimizer):
         expected = {name: view.shape for name, view in self.state_dict().items()}
         check_state(state, expected)
         for name, view in views.items():
-            view.copy_(state[name])
+            view.copy_(state[name][:])
         if self.config.kind == "adam":
             for table in self._store.tables:
                 flat = self._flats[table.spec.embedding_dim]

@@ -133,7 +133,7 @@ class SparseOptimizer(EmbeddingOptimizer):
         """Loads what `state_dict` gave."""
         check_state(state, {name: value.shape for name, value in self.state_dict().items()})
         for name, view in self._views().items():
-            view.copy_(state[name])
+            view.copy_(state[name][:])
         if self.config.kind == "adam":
             self._step = int(state[f"{self._store.tables[0].name}.step"])
 

@@ -182,7 +182,7 @@ class LocalStore(nn.Module):
         with torch.no_grad():
             views = self.weights()
             for name, weight in weights.items():
-                views[name].copy_(weight)
+                views[name].copy_(weight[:])
                 views[name][PAD_INDEX].zero_()
 
     def read_rows(self, name: str, rows: Tensor | None = None) -> Tensor:

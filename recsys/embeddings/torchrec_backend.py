@@ -26,6 +26,7 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.combined_optimizer import combine
 from recsys.embeddings.ids import Ids, pool
 from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerConfig
+from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.sharding import ALIGN, ShardingConfig
 from recsys.embeddings.store import LocalStore, Lookup, PhysicalTable
 from recsys.embeddings.torchrec_optimizer import (
@@ -315,6 +316,33 @@ class TorchrecStore(nn.Module):
                 distributed.all_reduce(whole)
             result[table.name] = whole
         return result
+
+    def parts(self) -> list[TensorPart]:
+        """What this rank has to save: its parts without padding, copies on the first rank only."""
+        return self.parts_of(self.shards(), "weight", whole_rows=True)
+
+    def parts_of(
+        self, shards: Mapping[str, list[Shard]], kind: str, whole_rows: bool
+    ) -> list[TensorPart]:
+        """Parts of the tables or of one optimizer state.
+
+        Args:
+            shards: As `shards`.
+            kind: Last word of the names.
+            whole_rows: Whether a row is a vector; else one number.
+        """
+        found = []
+        for table in self.tables:
+            spec, name = table.spec, f"{table.name}.{kind}"
+            for shard in shards.get(table.name, ()) if self._speaks(table.name) else ():
+                if whole_rows:
+                    size = spec.num_embeddings, spec.embedding_dim
+                    values, offsets = shard.columns(spec.embedding_dim), (shard.row, shard.column)
+                else:
+                    size, offsets = (spec.num_embeddings,), (shard.row,)
+                    values = shard.values.reshape(-1)
+                found.append(TensorPart(name, offsets, size, values.detach()))
+        return found
 
     def _speaks(self, table: str) -> bool:
         """Whether this rank's parts count where those of all ranks are summed up."""

@@ -22,6 +22,7 @@ from recsys.embeddings.optimizer import (
     check_state,
     torch_optimizer,
 )
+from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.torchrec_plan import padded, stored_name, table_of
 from recsys.errors import ShardingError
 from recsys.schema import PAD_INDEX
@@ -308,10 +309,23 @@ class TorchrecOptimizer(EmbeddingOptimizer):
             whole_rows = self.config.kind != "rowwise_adagrad"
             for name, whole in self._store.gather(tables, whole_rows).items():
                 result[f"{name}.{state}"] = whole
-        if self.config.kind == "adam":
-            for table in self._store.tables:
-                result[f"{table.name}.step"] = torch.tensor(float(self._steps))
-        return result
+        return result | self.rest()
+
+    def parts(self) -> list[TensorPart]:
+        """What this rank has to save of the states."""
+        whole_rows = self.config.kind != "rowwise_adagrad"
+        return [
+            part
+            for state, tables in self._parts().items()
+            for part in self._store.parts_of(tables, state, whole_rows)
+        ]
+
+    def rest(self) -> dict[str, Tensor]:
+        """The steps."""
+        if self.config.kind != "adam":
+            return {}
+        steps = float(self._steps)
+        return {f"{table.name}.step": torch.tensor(steps) for table in self._store.tables}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads what `state_dict` gave, each rank its part."""

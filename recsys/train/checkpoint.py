@@ -1,9 +1,11 @@
 """Checkpoints that are whole or not there: tensors in safetensors, the rest in JSON, no pickle.
 
 One checkpoint is a folder ``step-00001200/`` with a file for every group of tensors, ``state.json``
-and ``manifest.json`` (size and sha256 of every other file). It is written beside its place, forced
-to disk and renamed, so a crash leaves either the whole folder or a ``.partial`` one, which is
-swept up by the next save. ``last`` and ``best`` are small JSON pointers, replaced as a whole.
+and ``manifest.json`` (size and sha256 of every other file). What is spread over ranks lies in
+``parts/<group>/``, written by each rank (`recsys.train.shards`), and any number of ranks reads it.
+The folder is written beside its place, forced to disk and renamed, so a crash leaves either the
+whole folder or a ``.partial`` one, which is swept up by the next save. ``last`` and ``best`` are
+small JSON pointers, replaced as a whole.
 
 Stability: caller
 """
@@ -15,19 +17,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
+from recsys.train.ranks import Ranks
+from recsys.train.shards import stored_tensors, write_parts
 
 FORMAT = 1
 """Version of the folder's layout."""
-_MANIFEST, _STATE = "manifest.json", "state.json"
+_MANIFEST, _STATE, _PARTS = "manifest.json", "state.json", "parts"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,13 +41,14 @@ class Checkpoint:
 
     Args:
         path: Its folder.
-        tensors: Tensors by group (``model``, ``optimizer``, ...), then by name.
+        tensors: Tensors by group (``model``, ``optimizer``, ...), then by name. Those that ranks
+            wrote in parts are a `StoredTensor`, which reads what it is asked for.
         state: JSON values.
         notes: What was found damaged on the way here, one sentence each.
     """
 
     path: Path
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, dict[str, Any]]
     state: dict[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -74,48 +80,87 @@ class CheckpointStore:
         state: Mapping[str, Any],
         *,
         best: bool = False,
+        parts: Mapping[str, Sequence[TensorPart]] | None = None,
+        ranks: Ranks | None = None,
     ) -> Path:
         """Writes a checkpoint and points ``last`` (and ``best``) at it.
+
+        With several ranks all of them call it; the first one writes everything but the parts.
 
         Args:
             step: Names the folder; a checkpoint of the same step is replaced.
             tensors: Groups of tensors; each group is a file.
             state: JSON values.
             best: Whether it is the best so far.
+            parts: By group what this rank holds of tensors that are spread over ranks.
+            ranks: Of the job.
 
         Returns:
             The folder.
+
+        Raises:
+            CheckpointError: It could not be written; the one before is kept.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        ranks = ranks or Ranks()
         final = self.directory / f"step-{step:08d}"
         partial = self.directory / f"{final.name}.partial"
-        partial.mkdir()
-        for group, values in tensors.items():
-            write_tensors(partial / f"{group}.safetensors", values)
-        (partial / _STATE).write_text(json.dumps(state, indent=1) + "\n")
-        files = {path.name: fingerprint(path) for path in sorted(partial.iterdir())}
-        manifest = {"format": FORMAT, "step": step, "files": files}
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        for path in partial.iterdir():
+        ranks.on_first(lambda: self._begin(partial, tensors, state))
+        written: list[Path] = []
+        for group, mine in (parts or {}).items():
+            written += write_parts(mine, partial / _PARTS / group)
+        files = {path.relative_to(partial).as_posix(): fingerprint(path) for path in written}
+        for path in written:
             _force(path)
-        _force(partial)
-        if final.exists():  # moved away first: a crash in between must not leave half of it
-            final.rename(self.directory / f"{final.name}.old.partial")
-        partial.rename(final)
-        _force(self.directory)
-        self._point("last", final.name)
-        if best:
-            self._point("best", final.name)
-        self._sweep()
-        self._forget()
+        everywhere = ranks.gather_objects(files)
+        merged = {name: entry for found in everywhere for name, entry in found.items()}
+        ranks.on_first(lambda: self._finish(step, partial, final, merged, best))
         return final
+
+    def _begin(
+        self,
+        partial: Path,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+    ) -> None:
+        """Everything that one rank holds, in a folder beside its place."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            partial.mkdir()
+            for group, values in tensors.items():
+                write_tensors(partial / f"{group}.safetensors", values)
+            (partial / _STATE).write_text(json.dumps(state, indent=1) + "\n")
+        except (OSError, SafetensorError) as error:
+            raise _unwritten(partial, error) from error
+
+    def _finish(
+        self, step: int, partial: Path, final: Path, parts: Mapping[str, Any], best: bool
+    ) -> None:
+        """Makes a whole checkpoint of the folder."""
+        try:
+            mine = (path for path in sorted(partial.iterdir()) if path.is_file())
+            files = {**{path.name: fingerprint(path) for path in mine}, **parts}
+            manifest = {"format": FORMAT, "step": step, "files": files}
+            (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            for path in (*partial.iterdir(), *(partial / _PARTS).glob("*/*"), partial):
+                _force(path)
+            if final.exists():  # moved away first: a crash in between must not leave half of it
+                final.rename(self.directory / f"{final.name}.old.partial")
+            partial.rename(final)
+            _force(self.directory)
+            self._point("last", final.name)
+            if best:
+                self._point("best", final.name)
+            self._sweep()
+            self._forget()
+        except OSError as error:
+            raise _unwritten(partial, error) from error
 
     def exists(self) -> bool:
         """Whether there is anything to resume from."""
         return bool(self._folders())
 
-    def load(self, which: str = "last") -> Checkpoint:
+    def load(self, which: str = "last", ranks: Ranks | None = None) -> Checkpoint:
         """Reads and verifies a checkpoint.
 
         A damaged ``last`` gives way to the newest whole checkpoint before it, and says so in
@@ -123,10 +168,23 @@ class CheckpointStore:
 
         Args:
             which: ``last``, ``best`` or the name of a folder.
+            ranks: Of the job. All of them call it, and the first one checks.
 
         Raises:
             CheckpointError: There is none, or none that is whole.
         """
+        ranks = ranks or Ranks()
+        if ranks.world_size == 1:
+            return self._load(which)
+        path, notes = ranks.on_first(lambda: self._checked(which))
+        return dataclasses.replace(read_checkpoint(path, check=False), notes=notes)
+
+    def _checked(self, which: str) -> tuple[Path, tuple[str, ...]]:
+        """Where a whole checkpoint is, and what was damaged."""
+        found = self._load(which)
+        return found.path, found.notes
+
+    def _load(self, which: str) -> Checkpoint:
         if which != "last":
             return read_checkpoint(self.directory / (self._pointed(which) or which))
         folders = self._folders()
@@ -191,11 +249,12 @@ class CheckpointStore:
                 shutil.rmtree(self.directory / name)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint folder, every byte checked.
+def read_checkpoint(path: Path, check: bool = True) -> Checkpoint:
+    """Reads one checkpoint folder.
 
     Args:
         path: The folder.
+        check: Compare every byte with the manifest. Off where another rank has done it.
 
     Raises:
         CheckpointError: It is missing, damaged or of a later format.
@@ -206,21 +265,30 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: expected checkpoint format {FORMAT}, got {manifest.get('format')}. "
             "Read it with the version of recsys that wrote it."
         )
-    tensors: dict[str, dict[str, Tensor]] = {}
+    tensors: dict[str, dict[str, Any]] = {}
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file}: the file is missing. The checkpoint is damaged.")
-        found = fingerprint(file)
+        found = fingerprint(file) if check else expected
         if found != expected:
             raise CheckpointError(
                 f"{file}: the checkpoint is damaged: expected {expected['bytes']:,} bytes with "
                 f"sha256 {expected['sha256'][:12]}, got {found['bytes']:,} bytes with "
                 f"{found['sha256'][:12]}."
             )
-        if file.suffix == ".safetensors":
+        if file.suffix == ".safetensors" and file.parent == path:
             tensors[file.stem] = read_tensors(file)
+    for folder in sorted((path / _PARTS).glob("*/")):
+        tensors.setdefault(folder.name, {}).update(stored_tensors(folder))
     return Checkpoint(path, tensors, _json(path / _STATE))
+
+
+def _unwritten(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the checkpoint could not be saved: {error}. Free some space or choose another "
+        "folder; the checkpoint before this one is kept."
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -252,7 +320,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}.") from error
 
 

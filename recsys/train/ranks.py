@@ -6,13 +6,15 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from recsys.errors import TrainingError
+from recsys.errors import RecsysError, TrainingError
+
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +84,25 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         distributed.all_gather_object(values, value)
         return values
+
+    def on_first(self, action: Callable[[], _Result]) -> _Result:
+        """What the first rank's action gives, on all ranks; an error of it is raised on all.
+
+        Args:
+            action: Called on the first rank only. Its result must be picklable.
+        """
+        if self.world_size == 1:
+            return action()
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = action()
+            except RecsysError as error:
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def mean(self, value: float) -> float:
         """The mean over ranks.

@@ -5,7 +5,9 @@ Stability: caller
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -23,6 +25,8 @@ from recsys.train.display import Show
 from recsys.train.folder import locked, open_run, write_json
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
+from recsys.train.ranks import Ranks
+from recsys.train.torchrun import joined, local_rank, restarts, started_by_torchrun
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +104,9 @@ def run(
 ) -> RunResult:
     """Prepares the data (cached), trains every seed, judges and saves each.
 
+    Under ``torchrun`` every process calls this and gets the result; one that was started anew after
+    a failure goes on from the last checkpoint.
+
     Args:
         experiment: What to train on what.
         run_dir: The run folder; see `recsys.train.folder` for what is in it.
@@ -109,19 +116,35 @@ def run(
         ConfigError: The folder is in use, holds another run, or there is nothing to resume.
         RecsysError: Data, training or a rank failed.
     """
-    options = options or RunOptions()
-    directory = Path(run_dir)
+    options, directory = options or RunOptions(), Path(run_dir)
     if options.ranks < 1:
         raise ConfigError(f"ranks must be at least 1, got {options.ranks}.")
-    resolve_backend(experiment.embedding.backend, _device(options), options.ranks)
-    with locked(directory):
-        open_run(directory, experiment, options.resume)
+    if not started_by_torchrun():
+        return _run(experiment, directory, options, Ranks.current())
+    if options.ranks > 1:
+        raise ConfigError(
+            f"torchrun has started {os.environ['WORLD_SIZE']} ranks, and ranks={options.ranks} "
+            "asks for more inside of each. Leave `ranks` (`--ranks`) out."
+        )
+    with joined(_device(options)) as ranks:
+        return _run(experiment, directory, options, ranks)
+
+
+def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ranks) -> RunResult:
+    """The job on this rank, or on ``options.ranks`` new ones."""
+    count = max(options.ranks, ranks.world_size)
+    resolve_backend(experiment.embedding.backend, _device(options), count)
+    with contextlib.ExitStack() as kept:
+
+        def take() -> bool:
+            kept.enter_context(locked(directory))
+            again = restarts() > 0 and (directory / "config.json").exists()
+            open_run(directory, experiment, options.resume or again)
+            return options.resume or again
+
+        options = dataclasses.replace(options, resume=ranks.on_first(take))
         start = time.perf_counter()
-        dataset = experiment.dataset.build()
-        cache = Path(options.cache_dir)
-        splits = dataset.splits(cache)
-        prepared = prepare(dataset.schema(), splits, cache / "prepared", experiment.prepare)
-        oracle = dataset.oracle(cache)
+        prepared, oracle = _prepared(experiment, Path(options.cache_dir), ranks)
         ready = time.perf_counter() - start
         arguments = experiment, directory, options, prepared.directory, oracle
         if options.ranks > 1:
@@ -129,9 +152,30 @@ def run(
         else:
             seeds = train_seeds(*arguments)
         result = RunResult(directory, seeds, prepared, oracle, ready)
-        if len(experiment.seeds) > 1 and not result.interrupted:
+        if ranks.first and len(experiment.seeds) > 1 and not result.interrupted:
             write_json(directory / "summary.json", without_nan(_summary(result)))
         return result
+
+
+def _prepared(
+    experiment: Experiment, cache: Path, ranks: Ranks
+) -> tuple[Prepared, Mapping[str, Mapping[str, float]]]:
+    """The data, made by the first rank, then by the first of every other host, if it must be."""
+    dataset = experiment.dataset.build()
+
+    def make() -> tuple[Prepared, Mapping[str, Mapping[str, float]]]:
+        splits = dataset.splits(cache)
+        found = prepare(dataset.schema(), splits, cache / "prepared", experiment.prepare)
+        return found, dataset.oracle(cache)
+
+    if ranks.world_size == 1:
+        return make()
+    found = make() if ranks.first else None
+    ranks.wait()
+    if found is None and local_rank() == 0:
+        found = make()
+    ranks.wait()
+    return found or make()
 
 
 def train_seeds(

@@ -5,6 +5,7 @@ Stability: caller
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -20,6 +21,7 @@ from torch import Tensor
 from recsys.base import CTRModel
 from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.scheme import Phase
 from recsys.errors import DataError, TrainingError
 from recsys.evaluate.predictions import Predictions, collect
@@ -331,13 +333,24 @@ class Trainer:
     # ------------------------------------------------------------------------------- checkpoints
 
     def _save(self, best: bool) -> None:
-        """Every rank takes part (sharded tables are gathered), the first one writes."""
-        device = self._train_step.device
+        """Every rank writes its part of the tables, the first one the rest."""
+        device, embeddings = self._train_step.device, self.model.embeddings
         random = self.ranks.gather_objects(random_state(device))
+        apart = self.ranks.world_size > 1 and bool(embeddings.groups)
+        parts: dict[str, list[TensorPart]] = {}
+        states: dict[str, Tensor] = {}
+        if apart and self.tables is not None:
+            rows = (dataclasses.replace(p, name=f"embeddings.{p.name}") for p in embeddings.parts())
+            parts = {"model": list(rows), "tables": self.tables.parts()}
+            states = self.tables.rest()
+        elif self.tables is not None:
+            states = self.tables.state_dict()
+        with embeddings.tables_apart() if apart else contextlib.nullcontext():
+            weights = self.model.state_dict()
         tensors: dict[str, dict[str, Tensor]] = {
-            "model": self.model.state_dict(),
+            "model": weights,
             "optimizer": self._train_step.dense.state_dict(),
-            "tables": {} if self.tables is None else self.tables.state_dict(),
+            "tables": states,
             "random": {
                 f"{rank}.{name}": value
                 for rank, state in enumerate(random)
@@ -353,9 +366,9 @@ class Trainer:
             "world_size": self.ranks.world_size,
             "config": self.config.model_dump(mode="json"),
         }
-        if self.ranks.first:
-            self.checkpoints.save(progress.step, tensors, state, best=best)
-        self.ranks.wait()
+        self.checkpoints.save(
+            progress.step, tensors, state, best=best, parts=parts, ranks=self.ranks
+        )
 
     def _interrupted(self, name: str) -> None:
         self.progress.stopped = name
@@ -366,7 +379,7 @@ class Trainer:
         )
 
     def _resume(self) -> list[str]:
-        found = self.checkpoints.load("last")
+        found = self.checkpoints.load("last", self.ranks)
         check_same_job(found, self.config, self.ranks.world_size)
         self.progress = Progress.from_json(found.state["progress"])
         if self.progress.stopped != "early stop":
@@ -394,7 +407,7 @@ class Trainer:
             Their step.
         """
         last = self.phase.keeps == "last" or self.checkpoints.best() is None
-        found = self.checkpoints.load("last" if last else "best")
+        found = self.checkpoints.load("last" if last else "best", self.ranks)
         self.model.load_state_dict(found.tensors["model"])
         return int(found.state["progress"]["step"])
 
