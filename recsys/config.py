@@ -237,6 +237,9 @@ class TrainConfig(Frozen):
     """Evaluations between two checkpoints; a new best and the end are always saved."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints to keep, beside the best. With 2 a damaged one has a predecessor."""
+    background_checkpoints: bool = True
+    """With several ranks: copy what is saved and go on training while it is written. Off, a
+    checkpoint needs no memory for the copy."""
     bootstrap_samples: int = Field(default=200, ge=0)
     """For the intervals of the final metrics; 0 leaves them out."""
     slices: tuple[str, ...] | None = None

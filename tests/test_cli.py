@@ -88,7 +88,7 @@ def test_examples_in_the_help_name_real_things() -> None:
     text = "".join(cli(command, "--help").output for command in main.commands)
     for config in re.findall(r"configs/\S+\.yaml", text):
         assert (ROOT / config).is_file(), config
-    flags = {flag for names in FLAGS.values() for flag in names} | {"--help"}
+    flags = {flag for names in FLAGS.values() for flag in names} | {"--help", "--nproc-per-node"}
     assert set(re.findall(r"(?<=\s)--[a-z-]+", text)) <= flags
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from recsys import __version__
@@ -35,6 +35,7 @@ from recsys.config_problems import describe
 from recsys.data.encoder import FeatureEncoder
 from recsys.errors import CheckpointError, ConfigError, SchemaError
 from recsys.schema import Schema
+from recsys.serving.weights_file import Stored, write_weights
 
 FORMAT_VERSION = 1
 """Of the folder. Readers refuse others."""
@@ -61,7 +62,7 @@ def save_artefact(
     model: RecModel,
     encoder: FeatureEncoder,
     metadata: Mapping[str, Any] | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    state: Mapping[str, Tensor | Stored] | None = None,
 ) -> Path:
     """Writes an artefact, whole or not at all; replaces an older one.
 
@@ -70,8 +71,8 @@ def save_artefact(
         model: Whose class, config and weights to keep.
         encoder: Made with the same schema.
         metadata: Whatever else should travel along, as JSON values.
-        state: Weights to write instead of ``model.state_dict()``, say the best checkpoint's or
-            those gathered from ranks.
+        state: Weights to write instead of ``model.state_dict()``, say those of a checkpoint that
+            ranks wrote in parts. What is stored is copied block by block.
 
     Returns:
         The folder.
@@ -105,11 +106,11 @@ def _write(
     model: RecModel,
     encoder: FeatureEncoder,
     metadata: dict[str, Any],
-    state: Mapping[str, Tensor] | None,
+    state: Mapping[str, Tensor | Stored] | None,
 ) -> None:
     draft.mkdir()
     weights = model.state_dict() if state is None else state
-    save_file({name: _own_copy(tensor) for name, tensor in weights.items()}, str(draft / _WEIGHTS))
+    write_weights(draft / _WEIGHTS, weights)
     (draft / _SCHEMA).write_text(model.schema.model_dump_json(indent=1) + "\n", encoding="utf-8")
     encoder.save(draft / _ENCODER)
     manifest = {
@@ -136,11 +137,6 @@ def _write(
     (draft / _MANIFEST).write_text(text, encoding="utf-8")
     for path in (draft, *draft.rglob("*")):
         _sync(path)
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    """Safetensors refuses views and tensors that share storage."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _sync(path: Path) -> None:

@@ -107,7 +107,7 @@ class CheckpointStore:
         ranks.on_first(lambda: self._begin(partial, tensors, state))
         written: list[Path] = []
         for group, mine in (parts or {}).items():
-            written += write_parts(mine, partial / _PARTS / group)
+            written += write_parts(mine, partial / _PARTS / group, ranks.group)
         files = {path.relative_to(partial).as_posix(): fingerprint(path) for path in written}
         for path in written:
             _force(path)

@@ -197,9 +197,13 @@ class SeedJob:
         if model.config.compression is not None:
             # What is judged and saved is what will be served: cut, coded, without leftovers.
             model = freeze_model(model, "fp32").to(self.device)
+            state = model.state_dict()
+        elif ranks.world_size > 1 and model.embeddings.groups:
+            state = trainer.stored_best()  # nobody has to hold a whole table
+        else:
+            state = model.state_dict()
         evaluations = self._judge(model, ranks)
         metrics = {evaluation.name: evaluation.metrics for evaluation in evaluations}
-        state = model.state_dict()  # on every rank: sharded tables are gathered
         result = SeedResult(self.seed, self.directory, fit, metrics, seconds=seconds, **facts)
         if ranks.first:
             self._save(model, state, step, evaluations, result)
@@ -308,7 +312,7 @@ class SeedJob:
     def _save(
         self,
         model: CTRModel,
-        state: Mapping[str, torch.Tensor],
+        state: Mapping[str, Any],
         step: int,
         evaluations: Sequence[Evaluation],
         result: SeedResult,

@@ -24,10 +24,12 @@ class Ranks:
     Args:
         rank: Number of this process.
         world_size: Number of processes.
+        group: What they talk over; by default the group of the job. A thread needs its own.
     """
 
     rank: int = 0
     world_size: int = 1
+    group: distributed.ProcessGroup | None = None
 
     @classmethod
     def current(cls) -> Ranks:
@@ -35,6 +37,12 @@ class Ranks:
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
+
+    def apart(self) -> Ranks:
+        """The same ranks with a group of their own on the CPU, for a thread. Collective."""
+        if self.world_size == 1:
+            return self
+        return dataclasses.replace(self, group=distributed.new_group(backend="gloo"))
 
     @property
     def first(self) -> bool:
@@ -82,7 +90,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def on_first(self, action: Callable[[], _Result]) -> _Result:
@@ -99,7 +107,7 @@ class Ranks:
                 outcome[0] = action()
             except RecsysError as error:
                 outcome[1] = error
-        distributed.broadcast_object_list(outcome, src=0)
+        distributed.broadcast_object_list(outcome, src=0, group=self.group)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
@@ -119,7 +127,7 @@ class Ranks:
     def wait(self) -> None:
         """Returns when every rank is here."""
         if self.world_size > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.group)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 import warnings
@@ -26,7 +27,8 @@ from recsys.embeddings.scheme import Phase
 from recsys.errors import DataError, TrainingError
 from recsys.evaluate.predictions import Predictions, collect
 from recsys.evaluate.summary import flat_metrics
-from recsys.train.checkpoint import CheckpointStore
+from recsys.train.background import BackgroundWriter
+from recsys.train.checkpoint import Checkpoint, CheckpointStore
 from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
 from recsys.train.display import Display, Show
 from recsys.train.interruption import Interruption
@@ -134,6 +136,9 @@ class Trainer:
         self.ranks = Ranks.current()
         self.tables = tables
         self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
+        self._writer: BackgroundWriter | None = None
+        if self.ranks.world_size > 1 and config.background_checkpoints:
+            self._writer = BackgroundWriter(self.checkpoints, self.ranks)
         self.progress = Progress()
         self._train_step = TrainStep(model, config, tables, self.ranks)
         self._show: Show = show if self.ranks.first else "none"
@@ -180,6 +185,7 @@ class Trainer:
             self.model.train()
             while not self._ended():
                 self._epoch()
+            self._written()
         return self._result()
 
     def _ended(self) -> bool:
@@ -366,13 +372,23 @@ class Trainer:
             "world_size": self.ranks.world_size,
             "config": self.config.model_dump(mode="json"),
         }
-        self.checkpoints.save(
-            progress.step, tensors, state, best=best, parts=parts, ranks=self.ranks
-        )
+        if self._writer is not None:
+            state = json.loads(json.dumps(state))  # of this step, whatever comes
+            self._writer.save(progress.step, tensors, state, best=best, parts=parts)
+        else:
+            self.checkpoints.save(
+                progress.step, tensors, state, best=best, parts=parts, ranks=self.ranks
+            )
+
+    def _written(self) -> None:
+        """Returns when every checkpoint is on disk."""
+        if self._writer is not None:
+            self._writer.wait()
 
     def _interrupted(self, name: str) -> None:
         self.progress.stopped = name
         self._save(best=False)
+        self._written()
         self._display.say(
             f"{name}: stopped after step {self.progress.step:,}, saved in "
             f"{self.checkpoints.directory}. Run again with --resume to go on exactly from here."
@@ -406,10 +422,20 @@ class Trainer:
         Returns:
             Their step.
         """
-        last = self.phase.keeps == "last" or self.checkpoints.best() is None
-        found = self.checkpoints.load("last" if last else "best", self.ranks)
+        found = self._best_checkpoint()
         self.model.load_state_dict(found.tensors["model"])
         return int(found.state["progress"]["step"])
+
+    def stored_best(self) -> dict[str, Any]:
+        """The weights that `load_best` takes, as a state dict.
+
+        Tables that ranks wrote in parts are not read yet, so that nobody has to hold one whole.
+        """
+        return self._best_checkpoint().tensors["model"]
+
+    def _best_checkpoint(self) -> Checkpoint:
+        last = self.phase.keeps == "last" or self.checkpoints.best() is None
+        return self.checkpoints.load("last" if last else "best", self.ranks)
 
     def _result(self) -> FitResult:
         p = self.progress

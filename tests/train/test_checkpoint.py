@@ -71,7 +71,7 @@ def test_a_crash_while_writing_leaves_the_one_before(store, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("recsys.train.checkpoint.write_tensors", full)
-    with pytest.raises(CheckpointError, match="could not be saved: no space left .*is kept"):
+    with pytest.raises(CheckpointError, match=r"could not be saved: no space left .*is kept"):
         save(store, 2)
     monkeypatch.undo()
     assert names(store) == ["last.json", "step-00000001", "step-00000002.partial"]

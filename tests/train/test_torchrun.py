@@ -16,7 +16,7 @@ CONFIG = {
     "model": {"class": "recsys.models.ctr.deep_fm.DeepFM", "embedding_dim": 4,
               "mlp": {"hidden_units": [8], "dropout": 0.2}},
     "train": {"batch_size": 256, "num_epochs": 2, "evaluations_per_epoch": 2,
-              "bootstrap_samples": 0},
+              "bootstrap_samples": 0, "background_checkpoints": False},
 }  # fmt: skip
 SCRIPT = """
 import os, signal
