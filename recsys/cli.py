@@ -123,6 +123,7 @@ def main(debug: bool, log_json: bool) -> None:
     recsys train --config configs/ctr/deep_fm.yaml --seeds 1,2,3
     recsys train --config configs/ctr/dlrm.yaml --ranks 2
     torchrun --nproc-per-node 2 -m recsys train --config configs/ctr/dlrm.yaml
+    recsys train --config configs/ctr/dlrm.yaml --ray --workers 2
     recsys train --config configs/ctr/lr.yaml \
         --set "dataset={class: recsys.datasets.criteo.Criteo, path: train.txt}"
 """)
@@ -143,6 +144,15 @@ def main(debug: bool, log_json: bool) -> None:
     help="Processes on this machine; more than one shards the tables with torchrec.",
 )
 @click.option("--seeds", metavar="N,N,...", help="One training each; reports mean and sd.")
+@click.option("--ray", "on_ray", is_flag=True, help="On the workers of a Ray cluster.")
+@click.option("--address", help="Of the Ray cluster, or auto. By default one is started here.")
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Ray workers; each is a rank.",
+)
 @_CACHE
 def train(
     config: Path,
@@ -151,6 +161,9 @@ def train(
     resume: bool,
     ranks: int,
     seeds: str | None,
+    on_ray: bool,
+    address: str | None,
+    workers: int,
     cache_dir: Path,
 ) -> None:
     """Trains a model from a configuration file.
@@ -167,7 +180,15 @@ def train(
     settings = [*overrides, *([f"seeds=[{seeds}]"] if seeds else [])]
     experiment = load(config, settings)
     folder = run_dir or Path("runs") / (experiment.name or config.stem)
-    result = run(experiment, folder, RunOptions(cache_dir, resume=resume, ranks=ranks))
+    options = RunOptions(cache_dir, resume=resume, ranks=ranks)
+    if on_ray:
+        from recsys.train.ray_train import RayOptions, run_on_ray
+
+        seed = run_on_ray(experiment, folder, options, RayOptions(workers, address))
+        click.echo(metrics_table(seed.metrics))
+        click.echo(f"saved in {folder}: model, metrics, plots, MODEL_CARD.md")
+        return
+    result = run(experiment, folder, options)
     if not is_first():
         sys.exit(130 if result.interrupted else 0)
     if result.interrupted:  # the trainer has said where it is saved and how to go on

@@ -59,7 +59,10 @@ FLAGS = {
         "--batch-size", "--columns", "--keep", "--negative-rate", "--num-threads", "--out", "-o",
         "INPUT", "RUN_DIR",
     ],
-    "train": ["--cache-dir", "--config", "--ranks", "--resume", "--run-dir", "--seeds", "--set"],
+    "train": [
+        "--address", "--cache-dir", "--config", "--ranks", "--ray", "--resume", "--run-dir",
+        "--seeds", "--set", "--workers",
+    ],
 }  # fmt: skip
 """Every new flag is a promise: extend this list knowingly; settings belong into the YAML."""
 

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,7 @@ class SeedJob:
         resume: Go on from the last checkpoint if there is one.
         show: How to show progress.
         device: ``cpu`` or ``cuda``.
+        on_evaluation: Called on every rank with the step and the validation metrics.
     """
 
     experiment: Experiment
@@ -164,6 +165,7 @@ class SeedJob:
     resume: bool
     show: Show
     device: str
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
 
     def run(self) -> SeedResult:
         """Trains, takes the best weights, judges and saves them.
@@ -229,7 +231,9 @@ class SeedJob:
             folder = folder_of(self.directory, phases, number)
             phase = phases[number]
             trained = number > 0 and phase.start == "inherit"
-            trainer = Trainer(model, config, tables, folder, self.show, phase, trained)
+            trainer = Trainer(
+                model, config, tables, folder, self.show, phase, trained, self.on_evaluation
+            )
             resume = self.resume and trainer.checkpoints.exists()
             fit = trainer.fit(self._loader("train", ranks), valid, resume=resume)
             if fit.interrupted or number == len(phases) - 1:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class RunOptions:
         ranks: Local processes that share the tables.
         show: How to show progress.
         device: ``cpu`` or ``cuda``; None takes a GPU if there is one.
+        on_evaluation: Called on every rank with the step and the validation metrics.
     """
 
     cache_dir: Path = Path(".data")
@@ -46,6 +47,7 @@ class RunOptions:
     ranks: int = 1
     show: Show = "auto"
     device: str | None = None
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,6 +217,7 @@ def train_seeds(
                 resume=options.resume,
                 show=options.show,
                 device=_device(options),
+                on_evaluation=options.on_evaluation,
             )
             results.append(job.run())
             if results[-1].fit.interrupted:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,6 +114,7 @@ class Trainer:
         trained: Whether the model goes on from an earlier training. Then its start is judged too
             and may stay the best: on logs of rare ids a second pass over the same rows only
             learns them by heart.
+        on_evaluation: Called on every rank with the step and the validation metrics.
 
     Raises:
         TrainingError: In fit: the loss or a prediction is not finite, predictions stay constant,
@@ -130,9 +131,10 @@ class Trainer:
         show: Show = "auto",
         phase: Phase = _ONLY,
         trained: bool = False,
+        on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.model, self.config, self.run_dir = model, config, Path(run_dir)
-        self.phase, self._trained = phase, trained
+        self.phase, self._trained, self._on_evaluation = phase, trained, on_evaluation
         self.ranks = Ranks.current()
         self.tables = tables
         self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
@@ -301,6 +303,8 @@ class Trainer:
         over = bool(progress.stopped) or progress.step >= self._num_steps
         if improved or over or progress.evaluations % config.checkpoint_every == 0:
             self._save(improved)
+        if self._on_evaluation is not None:
+            self._on_evaluation(progress.step, values)
 
     def _judge_valid(self, valid: Iterable[Batch]) -> dict[str, float]:
         progress, config = self.progress, self.config

@@ -1,0 +1,215 @@
+"""The job on a Ray cluster: Ray starts the ranks, watches them and starts them again.
+
+The only door to Ray Train. Each Ray worker runs `recsys.train.run.run` as one rank; tables,
+checkpoints and resuming are those of any other start. The run folder must lie on storage that all
+workers see; what Ray keeps itself are metrics and pointers to our checkpoints.
+
+Stability: experimental
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from recsys.config import Experiment
+from recsys.errors import ConfigError, RecsysError, TrainingError
+from recsys.train.folder import locked, write_json
+from recsys.train.job import SeedResult
+from recsys.train.ranks import Ranks
+from recsys.train.run import RunOptions, run
+
+_JOB, _FAILURE = "ray.json", "ray-failure.json"
+_LOCK_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RayOptions:
+    """What to ask of a cluster.
+
+    Args:
+        workers: Ranks.
+        address: Of a running cluster, or ``auto``; None starts one on this machine for the job.
+        cpus_per_worker: Cores each worker reserves.
+        gpu: One GPU a worker.
+        storage: Where Ray keeps metrics and pointers, a path or a URI that pyarrow knows; by
+            default ``ray/`` in the run folder.
+        max_failures: How often all ranks are started anew.
+        timeout_s: How long ranks wait for each other before they fail.
+    """
+
+    workers: int = 2
+    address: str | None = None
+    cpus_per_worker: float = 1.0
+    gpu: bool = False
+    storage: str | None = None
+    max_failures: int = 3
+    timeout_s: int = 600
+
+
+def run_on_ray(
+    experiment: Experiment,
+    run_dir: Path | str,
+    options: RunOptions | None = None,
+    cluster: RayOptions | None = None,
+) -> SeedResult:
+    """Trains one seed on the workers of a Ray cluster.
+
+    A worker that dies costs the steps since the last checkpoint. An error of recsys itself (bad
+    data, a loss that is not finite) is not tried again: it would come back.
+
+    Args:
+        experiment: What to train on what, with one seed.
+        run_dir: On storage that all workers see.
+        options: Cache, resume, device. The cache need not be shared.
+        cluster: How many workers, where.
+
+    Raises:
+        ConfigError: Several seeds or ranks, or a senseless number of workers.
+        TrainingError: The job failed more often than ``max_failures``, or with an error of recsys.
+    """
+    options, cluster = options or RunOptions(), cluster or RayOptions()
+    directory = Path(run_dir).resolve()
+    _check(experiment, options, cluster)
+    job = uuid.uuid4().hex
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={
+            "experiment": experiment.model_dump(mode="json"),
+            "run_dir": str(directory),
+            "cache_dir": str(Path(options.cache_dir).resolve()),
+            "resume": options.resume,
+            "show": options.show,
+            "device": options.device or ("cuda" if cluster.gpu else "cpu"),
+            "job": job,
+        },
+        torch_config=TorchConfig(
+            backend=None if cluster.gpu else "gloo", timeout_s=cluster.timeout_s
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker},
+        ),
+        run_config=RunConfig(
+            name=f"recsys-{job[:8]}",
+            storage_path=cluster.storage or str(directory / "ray"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=cluster.address or "local", include_dashboard=False)
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(
+            f"the job failed more than {cluster.max_failures} times. Last: {_cause(error)} "
+            f"Checkpoints are kept in {directory}; run it again with resume to go on."
+        ) from error
+    finally:
+        if started:
+            ray.shutdown()
+    failure = _failure(directory, job)
+    if failure:
+        raise TrainingError(f"on rank {failure['rank']} of {cluster.workers}: {failure['error']}")
+    return SeedResult.load(directory)
+
+
+def _check(experiment: Experiment, options: RunOptions, cluster: RayOptions) -> None:
+    if len(experiment.seeds) > 1:
+        raise ConfigError(
+            f"a Ray job trains one seed, got {list(experiment.seeds)}. Submit one job a seed, or "
+            "train several seeds without Ray."
+        )
+    if options.ranks > 1:
+        raise ConfigError(
+            f"with Ray every worker is a rank, got ranks={options.ranks}. Set `workers` instead."
+        )
+    if cluster.workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {cluster.workers}.")
+
+
+def _cause(error: Exception) -> str:
+    """What happened to the first worker, in a line."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        lines = str(failure).strip().splitlines()
+        return f"rank {rank}: {lines[-1] if lines else type(failure).__name__}"
+    return str(error).strip().splitlines()[0]
+
+
+# ------------------------------------------------------------------------------------ a worker
+
+
+def _loop(config: dict[str, Any]) -> None:
+    """Body of every worker; Ray has made the process group."""
+    directory, job, ranks = Path(config["run_dir"]), config["job"], Ranks.current()
+    again = ranks.on_first(lambda: _enter(directory, job))
+    if ranks.on_first(lambda: _failure(directory, job)):
+        return  # the driver says it
+    options = RunOptions(
+        cache_dir=Path(config["cache_dir"]),
+        resume=config["resume"] or again,
+        show=config["show"],
+        device=config["device"],
+        on_evaluation=_Report(directory, ranks),
+    )
+    try:
+        run(Experiment.parse(config["experiment"]), directory, options)
+    except RecsysError as error:
+        notes = " ".join(getattr(error, "__notes__", ()))
+        text = f"{type(error).__name__}: {error} {notes}".strip()
+        write_json(directory / _FAILURE, {"job": job, "rank": ranks.rank, "error": text})
+        raise
+
+
+def _enter(directory: Path, job: str) -> bool:
+    """Whether this job has been here before. Then waits for its dead ranks to let go."""
+    path = directory / _JOB
+    same = path.is_file() and json.loads(path.read_text())["job"] == job
+    end = time.monotonic() + (_LOCK_S if same else 0.0)
+    while True:
+        try:
+            with locked(directory):
+                write_json(path, {"job": job})
+                return same and (directory / "config.json").is_file()
+        except ConfigError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.5)
+
+
+def _failure(directory: Path, job: str) -> dict[str, Any] | None:
+    """The error of recsys that ended this job, if one did."""
+    path = directory / _FAILURE
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return found if found.get("job") == job else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Report:
+    """Tells Ray about an evaluation, with a pointer to our checkpoints."""
+
+    directory: Path
+    ranks: Ranks
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        content = {"step": step, **metrics}
+        if not self.ranks.first:
+            ray.train.report(content)
+            return
+        with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
+            write_json(Path(folder) / "pointer.json", {"run_dir": str(self.directory), **content})
+            ray.train.report(content, checkpoint=Checkpoint.from_directory(folder))
