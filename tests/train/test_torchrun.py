@@ -8,6 +8,7 @@ import pytest
 
 from recsys.config import Experiment
 from recsys.errors import ConfigError
+from recsys.train import torchrun as torchrun_module
 from recsys.train.run import RunOptions, run
 
 CONFIG = {
@@ -81,5 +82,6 @@ def test_ranks_inside_of_ranks_are_refused(home, monkeypatch):
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setattr(torchrun_module.distributed, "is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=r"torchrun has started 2 ranks, and ranks=2"):
         run(Experiment.parse(CONFIG), home / "no", RunOptions(home / "cache", ranks=2))
