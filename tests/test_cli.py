@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -93,6 +94,25 @@ def test_examples_in_the_help_name_real_things() -> None:
         assert (ROOT / config).is_file(), config
     flags = {flag for names in FLAGS.values() for flag in names} | {"--help", "--nproc-per-node"}
     assert set(re.findall(r"(?<=\s)--[a-z-]+", text)) <= flags
+
+
+def test_train_on_ray_hands_over_what_was_asked(tmp_path: Path, monkeypatch) -> None:
+    ray_train = pytest.importorskip("recsys.train.ray_train", reason="needs ray")
+    seen = {}
+
+    def run_on_ray(experiment, run_dir, options, cluster):
+        seen.update(seeds=experiment.seeds, run_dir=run_dir, options=options, cluster=cluster)
+        return SimpleNamespace(metrics={"valid": {"auc": 0.75}})
+
+    monkeypatch.setattr(ray_train, "run_on_ray", run_on_ray)
+    found = cli(
+        "train", "--config", ROOT / "configs/ctr/lr.yaml", "--run-dir", tmp_path, "--ray",
+        "--workers", 3, "--address", "auto", "--resume", "--cache-dir", tmp_path / "cache",
+    )  # fmt: skip
+    assert "0.75" in found.output and f"saved in {tmp_path}" in found.output
+    assert seen["cluster"].workers == 3 and seen["cluster"].address == "auto"
+    assert seen["options"].resume and seen["options"].cache_dir == tmp_path / "cache"
+    assert seen["run_dir"] == tmp_path and seen["seeds"] == (1,)
 
 
 def test_version() -> None:
