@@ -92,6 +92,9 @@ def _kind(scheme: Scheme) -> str:
 def phase_config(train: TrainConfig, phase: Phase) -> TrainConfig:
     """The training of one phase: its share of the epochs and steps, rounded up.
 
+    A phase that keeps its last weights makes the model worse on purpose. It is not stopped early:
+    that would end it before it is through.
+
     Args:
         train: Of the run.
         phase: Which.
@@ -105,7 +108,14 @@ def phase_config(train: TrainConfig, phase: Phase) -> TrainConfig:
         return max(1, math.ceil(whole * phase.epochs - 1e-9))
 
     steps = None if train.max_steps is None else share(train.max_steps)
-    return train.model_copy(update={"num_epochs": share(train.num_epochs), "max_steps": steps})
+    patience = None if phase.keeps == "last" else train.early_stop_patience
+    return train.model_copy(
+        update={
+            "num_epochs": share(train.num_epochs),
+            "max_steps": steps,
+            "early_stop_patience": patience,
+        }
+    )
 
 
 def folder_of(directory: Path, phases: tuple[Phase, ...], number: int) -> Path:

@@ -104,6 +104,12 @@ def test_a_phase_has_its_share_of_the_epochs():
     assert phase_config(train, Phase("x")) == train
 
 
+def test_a_phase_that_prunes_is_not_stopped_before_it_is_through():
+    train = TrainConfig(num_epochs=10, early_stop_patience=3)
+    assert phase_config(train, Phase("prune", keeps="last")).early_stop_patience is None
+    assert phase_config(train, Phase("retrain")).early_stop_patience == 3
+
+
 def test_the_last_phase_has_the_run_folder(tmp_path):
     both = (Phase("search"), Phase("retrain"))
     assert folder_of(tmp_path, both, 0).name == "phase-1-search"

@@ -37,7 +37,7 @@ from recsys.types import Batch
 SCHEMES = all_schemes()
 FACTOR = 60
 INTEGERS = ("alpt", "low_precision")
-CUT_LAST = ("auto_srh", "deep_light")  # what is above the budget is cut when they are frozen
+CUT_LAST = ("deep_light",)  # what is above the budget is cut when they are frozen
 # Schemes that keep every row and only store it in fewer bytes: 8 or 16 bits with scales.
 REACHED = {"alpt": 0.5, "low_precision": 0.5, "qat": 0.25, "auto_dim": 0.25}
 CONTEXT = SearchContext(validate=lambda: 0.5, say=lambda line: None, seed=0)

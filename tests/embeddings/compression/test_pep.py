@@ -9,7 +9,8 @@ from torch import Tensor
 
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.compression.budget import full_bytes, planned_bytes
-from recsys.embeddings.compression.pep import PEP, Masked, SoftThreshold, pack_mask
+from recsys.embeddings.compression.masked import Masked, pack_mask
+from recsys.embeddings.compression.pep import PEP, SoftThreshold
 from recsys.embeddings.compression.pruned import Pruned
 from recsys.embeddings.scheme import Full
 from recsys.errors import BudgetInfeasible
