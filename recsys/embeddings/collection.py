@@ -403,6 +403,10 @@ class EmbeddingCollection(nn.Module):
         """What decides the structure; belongs to neither optimizer (see `Phase`)."""
         return [p for part in self._parts.values() for p in part.decoder.architecture()]
 
+    def settled(self) -> bool:
+        """Whether no scheme is still making tables smaller (see `Decoder.settled`)."""
+        return all(part.decoder.settled() for part in self._parts.values())
+
     def aux_loss(self) -> Tensor:
         """What the schemes add to the loss; zero without compression."""
         losses = [part.decoder.aux_loss() for part in self._parts.values()]

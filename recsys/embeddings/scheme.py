@@ -100,6 +100,13 @@ class Decoder(nn.Module):
         """What is added to the loss of the batch just seen; None for nothing."""
         return None
 
+    def settled(self) -> bool:
+        """Whether what makes the table smaller step by step has reached its end.
+
+        Weights from before are no candidates for the best of a phase that keeps ``settled`` ones.
+        """
+        return True
+
     def architecture(self) -> list[nn.Parameter]:
         """Parameters that choose the structure.
 
@@ -189,8 +196,9 @@ class Phase:
         architecture_every: See there.
         architecture_learning_rate: Of plain SGD on the architecture.
         epochs: Share of ``train.num_epochs`` (rounded up to whole epochs).
-        keeps: Which weights it ends with: those of the ``best`` validation, or the ``last`` ones.
-            ``last`` is for phases that make the model worse on purpose, step by step.
+        keeps: Which weights it ends with: those of the ``best`` validation, or the ``last`` ones,
+            or the best of those since every decoder is ``settled`` (the last ones if none ever
+            is). The latter two are for phases that make the model worse on purpose, step by step.
     """
 
     name: str
@@ -199,7 +207,7 @@ class Phase:
     architecture_every: int = 5
     architecture_learning_rate: float = 1e-3
     epochs: float = 1.0
-    keeps: Literal["best", "last"] = "best"
+    keeps: Literal["best", "last", "settled"] = "best"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,7 @@ def phase_config(train: TrainConfig, phase: Phase) -> TrainConfig:
     """The training of one phase: its share of the epochs and steps, rounded up.
 
     A phase that keeps its last weights makes the model worse on purpose. It is not stopped early:
-    that would end it before it is through.
+    that would end it before it is through. One that keeps settled weights is, once they are.
 
     Args:
         train: Of the run.

@@ -290,7 +290,10 @@ class Trainer:
             values = self._judge_valid(self._valid)
             higher = config.monitor in ("auc", "grouped_auc", "pr_auc")
             start = progress.step == 0
-            improved = progress.judge(values[config.monitor], higher, 0.0, start)
+            if self._counts():
+                improved = progress.judge(values[config.monitor], higher, 0.0, start)
+            else:
+                progress.evaluations += 1
             if improved:
                 self._best = values
             if not start and self._schedule.evaluated(progress.without_best == 0):
@@ -305,6 +308,12 @@ class Trainer:
             self._save(improved)
         if self._on_evaluation is not None:
             self._on_evaluation(progress.step, values)
+
+    def _counts(self) -> bool:
+        """Whether weights as they are now may be the best."""
+        if self.phase.keeps != "settled" or self.model.embeddings.settled():
+            return True
+        return self.progress.step >= self._num_steps
 
     def _judge_valid(self, valid: Iterable[Batch]) -> dict[str, float]:
         progress, config = self.progress, self.config

@@ -107,6 +107,8 @@ def test_a_phase_has_its_share_of_the_epochs():
 def test_a_phase_that_prunes_is_not_stopped_before_it_is_through():
     train = TrainConfig(num_epochs=10, early_stop_patience=3)
     assert phase_config(train, Phase("prune", keeps="last")).early_stop_patience is None
+    settled = Phase("prune", keeps="settled")
+    assert phase_config(train, settled).early_stop_patience == train.early_stop_patience
     assert phase_config(train, Phase("retrain")).early_stop_patience == 3
 
 
@@ -382,3 +384,33 @@ def test_a_phase_may_keep_its_last_weights(tmp_path, keeps):
     fit = trainer.fit(train, valid)
     assert fit.best_step < 12
     assert trainer.load_best() == (12 if keeps == "last" else fit.best_step)
+
+
+@pytest.mark.parametrize("settles", [6, None])
+def test_a_phase_may_keep_the_best_of_its_settled_weights(tmp_path, monkeypatch, settles):
+    step, train = make_step()
+    torch.manual_seed(0)
+    seen = {}
+    config = TrainConfig(
+        batch_size=32, learning_rate=1.0, num_epochs=6, evaluations_per_epoch=1, monitor="logloss",
+        early_stop_patience=2,
+    )  # fmt: skip
+    valid, phase = MemoryLoader(200, 64, seed=1, shuffle=False), Phase("prune", keeps="settled")
+    assert isinstance(step.model, DCNv2)
+    trainer = Trainer(
+        step.model, config, step.tables, tmp_path, "none", phase,
+        on_evaluation=lambda at, values: seen.__setitem__(at, values["logloss"]),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        step.model.embeddings, "settled", lambda: bool(settles and trainer.progress.step >= settles)
+    )
+    fit = trainer.fit(train, valid)
+    assert min(seen, key=seen.__getitem__) < 6  # what a rule without patience for it would keep
+    if settles is None:
+        assert fit.stopped == "finished" and fit.best_step == fit.steps == 12
+    else:
+        assert fit.best_step == min((at for at in seen if at >= 6), key=seen.__getitem__)
+        assert fit.best["logloss"] == seen[fit.best_step]
+        if fit.stopped == "early stop":
+            assert fit.steps >= 6 + 2 * len(train)
+    assert trainer.load_best() == fit.best_step

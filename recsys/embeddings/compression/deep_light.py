@@ -38,12 +38,16 @@ _REACHED = 1e-3  # what is missing of the target after `ramp_steps`
 class Steps(Decoder):
     """The only probe's vector, and a counter of training steps.
 
+    Args:
+        ramp: Steps until it is settled.
+
     Shape:
         - as `Decoder`
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ramp: int = 0) -> None:
         super().__init__()
+        self.ramp = ramp
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -51,6 +55,10 @@ class Steps(Decoder):
         """Step 0."""
         del generator
         self.steps.zero_()
+
+    def settled(self) -> bool:
+        """Whether the ramp is over."""
+        return int(self.steps) >= self.ramp
 
 
 class _Count:
@@ -99,7 +107,8 @@ class DeepLight(PruningScheme):
 
     ``warmup`` trains the full table. ``prune`` goes on from there, and every `prune_every` steps
     sets the smallest |w| to zero; weights may grow again in between. delta is such that 99.9 % of
-    the final sparsity s is reached after `ramp_steps`. Freezing cuts the last rest.
+    the final sparsity s is reached after `ramp_steps`; the best weights from then on are kept.
+    Freezing cuts the last rest.
 
     Memory: ``4 n D + 8`` bytes in training; frozen as `Pruned`.
 
@@ -140,15 +149,16 @@ class DeepLight(PruningScheme):
     def part(self, table: TableSpec) -> Part:
         """The table itself, with a counter."""
         self.need(served=self.served)
-        decoder = Steps()
         if self.stage == "warmup":
+            decoder = Steps()
             return Part((table,), Encoder(), decoder, _Count(decoder))
         self.need(ramp_steps=self.ramp_steps)
+        decoder = Steps(self.ramp_steps or 0)
         return Part((table,), Encoder(), decoder, _Prune(self, table, decoder))
 
     def phases(self) -> tuple[Phase, ...]:
         """Train, then prune."""
-        return (Phase("warmup"), Phase("prune", keeps="last"))
+        return (Phase("warmup"), Phase("prune", keeps="settled"))
 
     def advance(
         self, phase: str, trained: Mapping[str, Trained], context: SearchContext

@@ -62,6 +62,10 @@ class SoftThreshold(Decoder):
         if self.threshold is not None:
             nn.init.zeros_(self.threshold)
 
+    def settled(self) -> bool:
+        """Whether the table fits."""
+        return bool(self.done)
+
     def forward(self, probes: Sequence[Tensor], indices: Tensor | None) -> Tensor:
         """Nothing below the threshold, and what is above it less the threshold."""
         del indices
@@ -146,7 +150,7 @@ class PEP(PruningScheme):
 
     def phases(self) -> tuple[Phase, ...]:
         """Search, then train what is left from the start."""
-        return (Phase("search", keeps="last"), Phase("retrain", start="initial"))
+        return (Phase("search", keeps="settled"), Phase("retrain", start="initial"))
 
     def advance(
         self, phase: str, trained: Mapping[str, Trained], context: SearchContext

@@ -123,7 +123,8 @@ def test_the_schedule_by_hand():
     tables = one(scheme)
     start = vectors(tables, range(1, 40)).detach()
     counts = []
-    for _ in range(40):
+    for step in range(40):
+        assert tables.settled() == (step >= 20)
         tables.after_step()
         counts.append(int(vectors(tables, range(1, 40)).count_nonzero()))
     expected = {

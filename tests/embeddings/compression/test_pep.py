@@ -146,7 +146,8 @@ def searched(per: str, steps: int = 150) -> tuple[EmbeddingCollection, int]:
 def test_search_then_retrain_then_serve(per):
     tables, budget = searched(per)
     decoder = item_of(tables).part.decoder
-    assert isinstance(decoder, SoftThreshold) and bool(decoder.done)  # it got there by itself
+    assert isinstance(decoder, SoftThreshold) and tables.settled()  # it got there by itself
+    assert not searched(per, 10)[0].settled()
     assert int(decoder.steps) < 250
     found = vectors(tables, range(40)).detach()
     again = advanced(tables, "search", SPEC)
