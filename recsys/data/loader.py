@@ -1,8 +1,8 @@
 """Batches of a prepared split, streamed by row group.
 
-The order of rows is a pure function of (seed, epoch, rank, world size): row groups are permuted,
-the resulting stream of rows is cut into equal parts for the ranks, and each part is permuted
-buffer by buffer. So a position is two numbers, and resuming reads only the buffer it falls into.
+The order of rows is a pure function of (seed, epoch, rank, world size), see `recsys.data.order`. So
+a position is a few numbers, and resuming reads only the buffer it falls into. A position may be
+taken over by another number of ranks: they share out the rows that nobody has had.
 
 Stability: caller
 """
@@ -13,12 +13,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from pydantic import Field
 
 from recsys.data.blocks import RowBlock, concatenate
+from recsys.data.order import Part, RowOrder, Stage
 from recsys.data.prefetch import prefetch
 from recsys.data.prepared import Prepared
 from recsys.errors import CheckpointError, ConfigError, DataError
@@ -39,15 +39,6 @@ class LoaderConfig(Frozen):
     """Rows that are permuted among each other, rounded up to whole row groups."""
     prefetch: int = Field(default=4, ge=0)
     """Batches made ahead in a thread; 0 makes them in the caller's thread."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Rows ``start`` to ``end`` of a row group."""
-
-    group: int
-    start: int
-    end: int
 
 
 class BatchLoader:
@@ -84,29 +75,40 @@ class BatchLoader:
         self._path = prepared.path(split)
         self._fingerprint = prepared.fingerprint
         metadata = self._open().metadata
-        self._group_rows = [
-            metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
-        ]
-        self.num_rows = sum(self._group_rows)
-        self._epoch, self._delivered, self._resume_at = 0, 0, 0
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        config = self.config
+        self._order = RowOrder(rows, config.shuffle, config.seed, config.buffer_rows)
+        self.num_rows = sum(rows)
+        self._epoch, self._delivered = 0, 0
+        self._before: tuple[Stage, ...] = ()
+        self._resumes = False  # whether the next pass begins at the position
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same on every rank."""
-        per_rank = -(-self.num_rows // self.world_size)
+        """Batches of a whole epoch, the same on every rank."""
+        return self._count(self.num_rows)
+
+    def batches_left(self) -> int:
+        """Batches from the position to the end of the epoch, the same on every rank."""
+        return self._count(self._order.num_rows(self._epoch, self._before)) - self._delivered
+
+    def _count(self, rows: int) -> int:
+        """Batches of so many rows."""
+        per_rank = -(-rows // self.world_size)
         return -(-per_rank // self.config.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        first, self._resume_at = self._resume_at, 0
-        self._delivered = first
-        epoch = self._epoch
-        batches = prefetch(lambda: self._batches(epoch, first), self.config.prefetch)
+        if not self._resumes:
+            self._before, self._delivered = (), 0
+        self._resumes = False
+        epoch, before, first = self._epoch, self._before, self._delivered
+        batches = prefetch(lambda: self._batches(epoch, before, first), self.config.prefetch)
         try:
             for batch in batches:
                 self._delivered += 1
                 yield batch
         finally:
             batches.close()  # type: ignore[attr-defined]
-        self._epoch, self._delivered = epoch + 1, 0
+        self._epoch, self._before, self._delivered = epoch + 1, (), 0
 
     # -------------------------------------------------------------------------------- position
 
@@ -117,17 +119,25 @@ class BatchLoader:
             epoch: From 0. Without a call every complete pass moves on by one.
         """
         if epoch != self._epoch:
-            self._epoch, self._delivered, self._resume_at = epoch, 0, 0
+            self._epoch, self._before, self._delivered = epoch, (), 0
+            self._resumes = False
 
     def state_dict(self) -> dict[str, Any]:
         """The position: epoch, batches delivered in it, and what these numbers depend on."""
-        return {"epoch": self._epoch, "batches": self._delivered, **self._identity()}
+        return {
+            "epoch": self._epoch,
+            "batches": self._delivered,
+            "world_size": self.world_size,
+            "before": [dataclasses.asdict(stage) for stage in self._before],
+            **self._identity(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next pass begin after the batches that had been delivered.
 
         Args:
-            state: From ``state_dict`` of a loader of the same data and options.
+            state: From ``state_dict`` of a loader of the same data and options. Where the number
+                of ranks differs, the ranks there are now share out the rows that are left.
 
         Raises:
             CheckpointError: The data or the options differ, so the position has no meaning.
@@ -138,8 +148,13 @@ class BatchLoader:
                     f"the loader's position was saved with {name}={state.get(name)!r}, but now "
                     f"{name}={mine!r}. Resume with the same data and options, or start anew."
                 )
-        self._epoch = int(state["epoch"])
-        self._delivered = self._resume_at = int(state["batches"])
+        before = [Stage(**stage) for stage in state.get("before", ())]
+        delivered = int(state["batches"])
+        if delivered and state["world_size"] != self.world_size:
+            before.append(Stage(int(state["world_size"]), delivered * self.config.batch_size))
+            delivered = 0
+        self._epoch, self._before, self._delivered = int(state["epoch"]), tuple(before), delivered
+        self._resumes = True
 
     def _identity(self) -> dict[str, Any]:
         config = self.config
@@ -149,18 +164,17 @@ class BatchLoader:
             "shuffle": config.shuffle,
             "seed": config.seed,
             "buffer_rows": config.buffer_rows,
-            "world_size": self.world_size,
             "data": self._fingerprint,
         }
 
     # --------------------------------------------------------------------------------- batches
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, before: tuple[Stage, ...], first: int) -> Iterator[Batch]:
         """Batches from number ``first`` on."""
-        size, total = self.config.batch_size, len(self)
+        size, total = self.config.batch_size, self._count(self._order.num_rows(epoch, before))
         number, waiting = first, []
         held = 0
-        for block in self._blocks(epoch, first * size):
+        for block in self._blocks(epoch, before, first * size):
             at = 0
             while held + block.num_rows - at >= size:
                 take = size - held
@@ -178,50 +192,22 @@ class BatchLoader:
         elif waiting:
             yield concatenate(waiting).to_batch()
 
-    def _blocks(self, epoch: int, skip: int) -> Iterator[RowBlock]:
+    def _blocks(self, epoch: int, before: tuple[Stage, ...], skip: int) -> Iterator[RowBlock]:
         """Blocks of permuted rows, without the first ``skip`` rows."""
         file = self._open()
-        for number, parts in enumerate(self._buffers(epoch)):
-            rows = sum(part.end - part.start for part in parts)
+        buffers = self._order.buffers(epoch, self.rank, self.world_size, before)
+        for number, parts in enumerate(buffers):
+            rows = sum(map(len, parts))
             if skip >= rows:
                 skip -= rows
                 continue
             table = pa.concat_tables([self._read(file, part) for part in parts])
-            order = None
-            if self.config.shuffle:
-                order = self._random(epoch, 1 + self.rank, number).permutation(rows)
+            order = self._order.within(epoch, self.rank, number, rows, before)
             block = RowBlock.from_table(table, self.schema, order)
             if self.world_size > 1:
                 block = block.padded(rows)  # weights on every batch, also where all are 1
             yield block.rows(skip, rows)
             skip = 0
-
-    def _buffers(self, epoch: int) -> list[list[_Part]]:
-        """This rank's parts of row groups, by buffer."""
-        groups = np.arange(len(self._group_rows))
-        if self.config.shuffle:
-            groups = self._random(epoch, 0, 0).permutation(groups)
-        share, more = divmod(self.num_rows, self.world_size)
-        first = self.rank * share + min(self.rank, more)
-        last = first + share + (self.rank < more)
-        wanted = self.config.buffer_rows if self.config.shuffle else 1
-        buffers: list[list[_Part]] = []
-        position, held = 0, wanted
-        for group in groups.tolist():
-            rows = self._group_rows[group]
-            start, end = max(first - position, 0), min(last - position, rows)
-            position += rows
-            if start >= end:
-                continue
-            if held >= wanted:
-                buffers.append([])
-                held = 0
-            buffers[-1].append(_Part(group, start, end))
-            held += end - start
-        return buffers
-
-    def _random(self, *what: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed & ((1 << 63) - 1), *what])
 
     # --------------------------------------------------------------------------------- reading
 
@@ -235,7 +221,7 @@ class BatchLoader:
                 file=str(self._path),
             ) from None
 
-    def _read(self, file: pyarrow.parquet.ParquetFile, part: _Part) -> pa.Table:
+    def _read(self, file: pyarrow.parquet.ParquetFile, part: Part) -> pa.Table:
         try:
             table = file.read_row_group(part.group, use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -244,7 +230,9 @@ class BatchLoader:
                 "Delete the folder and prepare again.",
                 file=str(self._path),
             ) from None
-        return table.slice(part.start, part.end - part.start)
+        if part.kept is not None:
+            return table.take(part.kept[part.start : part.end])
+        return table.slice(part.start, len(part))
 
     def _empty(self) -> RowBlock:
         schema = self._open().schema_arrow

@@ -15,10 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.config import TrainConfig
-from recsys.errors import CheckpointError
-from recsys.train.checkpoint import Checkpoint
-
 _BESTS = ("best", "best_trained")
 
 
@@ -147,26 +143,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def check_same_job(found: Checkpoint, config: TrainConfig, world_size: int) -> None:
-    """What decides where in the data a run is must not change in the middle of an epoch.
-
-    Args:
-        found: To go on from.
-        config: Of the run that goes on.
-        world_size: Its ranks.
-
-    Raises:
-        CheckpointError: Something changed.
-    """
-    if not found.state["progress"]["batch"]:
-        return
-    before = {**found.state["config"], "world_size": found.state["world_size"]}
-    now = {**config.model_dump(mode="json"), "world_size": world_size}
-    for name in ("batch_size", "shuffle", "world_size"):
-        if before[name] != now[name]:
-            raise CheckpointError(
-                f"{found.path}: the run was stopped within an epoch with {name}={before[name]} "
-                f"and cannot go on with {name}={now[name]}. Resume with the value it had."
-            )

@@ -5,9 +5,7 @@ Stability: caller
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import time
 import warnings
@@ -22,19 +20,18 @@ from torch import Tensor
 from recsys.base import CTRModel
 from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
-from recsys.embeddings.parts import TensorPart
 from recsys.embeddings.scheme import Phase
 from recsys.errors import DataError, TrainingError
 from recsys.evaluate.predictions import Predictions, collect
 from recsys.evaluate.summary import flat_metrics
-from recsys.train.background import BackgroundWriter
 from recsys.train.checkpoint import Checkpoint, CheckpointStore
 from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
 from recsys.train.display import Display, Show
 from recsys.train.interruption import Interruption
 from recsys.train.ranks import Ranks
+from recsys.train.saving import TrainingCheckpoints
 from recsys.train.schedule import Schedule
-from recsys.train.state import Progress, check_same_job, random_state, set_random_state
+from recsys.train.state import Progress
 from recsys.train.step import TrainStep
 from recsys.train.tracking import Tracker
 from recsys.types import Batch
@@ -51,7 +48,11 @@ class Loader(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Batches of a pass, the same on every rank."""
+        """Batches of a whole pass, the same on every rank."""
+        ...
+
+    def batches_left(self) -> int:
+        """Batches from the position to the end of the pass, the same on every rank."""
         ...
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,11 +139,11 @@ class Trainer:
         self.ranks = Ranks.current()
         self.tables = tables
         self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
-        self._writer: BackgroundWriter | None = None
-        if self.ranks.world_size > 1 and config.background_checkpoints:
-            self._writer = BackgroundWriter(self.checkpoints, self.ranks)
         self.progress = Progress()
         self._train_step = TrainStep(model, config, tables, self.ranks)
+        self._saving = TrainingCheckpoints(
+            self.checkpoints, self._train_step, self.ranks, config.background_checkpoints
+        )
         self._show: Show = show if self.ranks.first else "none"
         self._best: dict[str, float] = {}
         self._window = torch.zeros((), dtype=torch.float64, device=self._train_step.device)
@@ -160,19 +161,20 @@ class Trainer:
         Args:
             train: The training split.
             valid: The validation split; without it there is no best and no early stop.
-            resume: Go on from the last checkpoint, exactly as if never stopped.
+            resume: Go on from the last checkpoint, exactly as if never stopped. With another number
+                of ranks, the rows of the epoch that are left are shared out anew; a step then has
+                more or fewer rows.
         """
         self._loader, self._valid = train, valid
-        num_batches = len(train)
-        if num_batches == 0:
+        if len(train) == 0:
             raise DataError("the training split gives no batch: expected at least one row.")
-        self.ranks.check_equal(num_batches, "training batches")
-        limit = self.config.max_steps or math.inf
-        self._num_batches = num_batches
-        self._num_steps = int(min(self.config.num_epochs * num_batches, limit))
+        self.ranks.check_equal(len(train), "training batches")
+        found = self._saving.restore() if resume else None
+        notes = [] if found is None else self._go_on(found)
+        self._num_steps = self._count_steps()
         self._schedule = Schedule(self.config, self._num_steps)
-        self._marks = _evaluation_marks(num_batches, self.config.evaluations_per_epoch)
-        notes = self._resume() if resume else []
+        if found is not None:
+            self._schedule.load_state_dict(found.state["schedule"])
         first = self.run_dir if self.ranks.first else None
         start = self.progress.step
         with (
@@ -187,8 +189,22 @@ class Trainer:
             self.model.train()
             while not self._ended():
                 self._epoch()
-            self._written()
+            self._saving.wait()
         return self._result()
+
+    def _batches_of_epoch(self) -> int:
+        """Batches of the current epoch, done and to be done."""
+        batch = self.progress.batch
+        return batch + self._loader.batches_left() if batch else len(self._loader)
+
+    def _count_steps(self) -> int:
+        """Steps of the whole training."""
+        progress, config = self.progress, self.config
+        epochs = config.num_epochs - progress.epoch
+        steps = progress.step + epochs * len(self._loader)
+        if progress.batch:
+            steps += self._loader.batches_left() - len(self._loader)
+        return int(min(steps, config.max_steps or math.inf))
 
     def _ended(self) -> bool:
         if not self.progress.stopped and self.progress.step >= self._num_steps:
@@ -200,6 +216,8 @@ class Trainer:
         progress, config = self.progress, self.config
         if progress.batch == 0:
             self._loader.set_epoch(progress.epoch)
+        self._num_batches = self._batches_of_epoch()
+        marks = _evaluation_marks(self._num_batches, config.evaluations_per_epoch)
         clock = time.perf_counter()
         for batch in self._loader:
             if self._train_step.device.type != "cpu":
@@ -212,7 +230,7 @@ class Trainer:
             progress.batch += 1
             progress.rows += batch.batch_size * self.ranks.world_size
             self._display.step()
-            mark = progress.batch in self._marks
+            mark = progress.batch in marks
             over = progress.step >= self._num_steps
             stop = self._stop_asked()
             if not (mark or over or stop or progress.step % config.log_every == 0):
@@ -352,82 +370,36 @@ class Trainer:
     # ------------------------------------------------------------------------------- checkpoints
 
     def _save(self, best: bool) -> None:
-        """Every rank writes its part of the tables, the first one the rest."""
-        device, embeddings = self._train_step.device, self.model.embeddings
-        random = self.ranks.gather_objects(random_state(device))
-        apart = self.ranks.world_size > 1 and bool(embeddings.groups)
-        parts: dict[str, list[TensorPart]] = {}
-        states: dict[str, Tensor] = {}
-        if apart and self.tables is not None:
-            rows = (dataclasses.replace(p, name=f"embeddings.{p.name}") for p in embeddings.parts())
-            parts = {"model": list(rows), "tables": self.tables.parts()}
-            states = self.tables.rest()
-        elif self.tables is not None:
-            states = self.tables.state_dict()
-        with embeddings.tables_apart() if apart else contextlib.nullcontext():
-            weights = self.model.state_dict()
-        tensors: dict[str, dict[str, Tensor]] = {
-            "model": weights,
-            "optimizer": self._train_step.dense.state_dict(),
-            "tables": states,
-            "random": {
-                f"{rank}.{name}": value
-                for rank, state in enumerate(random)
-                for name, value in state.items()
-            },
-        }
         progress = self.progress
-        state = {
+        position = {
             "progress": progress.to_json(),
             "schedule": self._schedule.state_dict(),
             "loader": self._loader.state_dict() if progress.batch else None,
             "best": self._best,
-            "world_size": self.ranks.world_size,
-            "config": self.config.model_dump(mode="json"),
         }
-        if self._writer is not None:
-            state = json.loads(json.dumps(state))  # of this step, whatever comes
-            self._writer.save(progress.step, tensors, state, best=best, parts=parts)
-        else:
-            self.checkpoints.save(
-                progress.step, tensors, state, best=best, parts=parts, ranks=self.ranks
-            )
+        self._saving.save(progress.step, position, best)
 
-    def _written(self) -> None:
-        """Returns when every checkpoint is on disk."""
-        if self._writer is not None:
-            self._writer.wait()
+    def _go_on(self, found: Checkpoint) -> list[str]:
+        """Takes over the position of a checkpoint; says what there is to say."""
+        self.progress = Progress.from_json(found.state["progress"])
+        if self.progress.stopped != "early stop":
+            self.progress.stopped = ""
+        if found.state["loader"] is not None:
+            self._loader.load_state_dict(found.state["loader"])
+        self._best = found.state["best"]
+        notes = [f"damaged, skipped: {note}" for note in found.notes]
+        before, now = found.state["world_size"], self.ranks.world_size
+        ranks = "" if before == now else f", saved by {before} rank(s) and now on {now}"
+        return [*notes, f"resumed from step {self.progress.step:,}, {found.path}{ranks}"]
 
     def _interrupted(self, name: str) -> None:
         self.progress.stopped = name
         self._save(best=False)
-        self._written()
+        self._saving.wait()
         self._display.say(
             f"{name}: stopped after step {self.progress.step:,}, saved in "
             f"{self.checkpoints.directory}. Run again with --resume to go on exactly from here."
         )
-
-    def _resume(self) -> list[str]:
-        found = self.checkpoints.load("last", self.ranks)
-        check_same_job(found, self.config, self.ranks.world_size)
-        self.progress = Progress.from_json(found.state["progress"])
-        if self.progress.stopped != "early stop":
-            self.progress.stopped = ""
-        self.model.load_state_dict(found.tensors["model"])
-        self._train_step.dense.load_state_dict(found.tensors["optimizer"])
-        if self.tables is not None:
-            self.tables.load_state_dict(found.tensors["tables"])
-        self._schedule.load_state_dict(found.state["schedule"])
-        if found.state["loader"] is not None:
-            self._loader.load_state_dict(found.state["loader"])
-        self._best = found.state["best"]
-        mine = f"{self.ranks.rank}."
-        random = found.tensors["random"]
-        random = {k.removeprefix(mine): v for k, v in random.items() if k.startswith(mine)}
-        if random:
-            set_random_state(random, self._train_step.device)
-        notes = (f"damaged, skipped: {note}" for note in found.notes)
-        return [*notes, f"resumed from step {self.progress.step:,}, {found.path}"]
 
     def load_best(self) -> int:
         """Puts the best weights into the model, or the last (no validation, or the phase says so).

@@ -237,6 +237,64 @@ def test_ranks_share_the_rows_with_equal_batches(prepared, world_size, shuffle):
     assert sorted(numbers) == list(range(ROWS))
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "stages", [[(2, 3), (3, 100)], [(2, 4), (1, 2), (3, 1), (2, 100)], [(1, 7), (2, 100)],
+               [(3, 0), (2, 100)], [(2, 9), (2, 100)], [(2, 9), (3, 100)]]
+)  # fmt: skip
+def test_another_number_of_ranks_shares_out_what_is_left(prepared, shuffle, stages):
+    config = LoaderConfig(batch_size=50, shuffle=shuffle, buffer_rows=200, seed=3)
+    states, numbers = None, []
+    for world_size, steps in stages:
+        loaders = [BatchLoader(prepared, "train", config, r, world_size) for r in range(world_size)]
+        for loader in loaders:
+            loader.set_epoch(1)
+            if states is not None:
+                loader.load_state_dict(states[0])
+            loader.set_epoch(1)
+        lefts = {loader.batches_left() for loader in loaders}
+        states, counts = [], set()
+        for loader in loaders:
+            iterator, count = iter(loader), 0
+            for _, batch in zip(range(steps), iterator):
+                real = slice(None) if batch.weights is None else batch.weights > 0
+                numbers += [int(n) for n in batch.dense[real, 0]]
+                count += 1
+            counts.add(count)
+            states.append(loader.state_dict())
+            if count < steps:
+                assert counts == lefts  # all had as many, and as many as they said
+            iterator.close()
+        assert len(counts) == len(lefts) == 1
+        assert all(state == states[0] for state in states)
+        assert len(set(numbers)) == len(numbers)
+    assert sorted(numbers) == list(range(ROWS))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_resuming_after_the_number_of_ranks_changed(prepared, shuffle):
+    config = LoaderConfig(batch_size=50, shuffle=shuffle, buffer_rows=200)
+    first = BatchLoader(prepared, "train", config, 0, 2)
+    for _, _ in zip(range(3), first):
+        pass
+    second = BatchLoader(prepared, "train", config, 1, 3)
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["batches"] == 0
+    rest = list(second)
+    second.load_state_dict(first.state_dict())
+    iterator = iter(second)
+    next(iterator)
+    resumed = BatchLoader(prepared, "train", config, 1, 3)
+    resumed.load_state_dict(second.state_dict())
+    assert resumed.batches_left() == len(rest) - 1
+    for left, right in zip(rest[1:], resumed, strict=True):
+        assert_equal(left, right)
+    whole = BatchLoader(prepared, "train", config, 1, 3)
+    whole.set_epoch(1)
+    for left, right in zip(whole, resumed, strict=True):  # the epoch after it is an ordinary one
+        assert_equal(left, right)
+
+
 def test_a_rank_without_rows_left_gets_padding_only(folder):
     pq.write_table(raw_rows().slice(0, 5), folder / "five.parquet")
     source = Source(files=(str(folder / "five.parquet"),), format="parquet")

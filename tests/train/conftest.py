@@ -42,6 +42,9 @@ class MemoryLoader:
     def __len__(self) -> int:
         return -(-len(self.users) // self.batch_size)
 
+    def batches_left(self) -> int:
+        return len(self) - self.done
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch, self.done = epoch, 0
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from recsys.config import Experiment
+from recsys.config import Experiment, load
 from recsys.errors import ConfigError
 from recsys.train import torchrun as torchrun_module
 from recsys.train.run import RunOptions, run
@@ -21,7 +21,7 @@ CONFIG = {
 }  # fmt: skip
 SCRIPT = """
 import os, signal
-from recsys.cli import main
+from recsys.cli.main import main
 from recsys.train.step import TrainStep
 
 inner, seen = TrainStep.__call__, [0]
@@ -39,12 +39,21 @@ main()
 pytestmark = [pytest.mark.distributed]
 
 
-def torchrun(folder, *arguments: str, kill_at: int = -1) -> subprocess.CompletedProcess:
+def torchrun(
+    folder, *arguments: str, kill_at: int = -1, restarts: int = 1
+) -> subprocess.CompletedProcess:
     """Two ranks on this host."""
     script = folder / "script.py"
     script.write_text(SCRIPT.format(kill_at=kill_at))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.5"]
+    command += [
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        f"{restarts}",
+        "--monitor-interval",
+        "0.5",
+    ]
     return subprocess.run(
         [*command, str(script), *arguments], capture_output=True, text=True, timeout=240
     )
@@ -74,6 +83,27 @@ def test_a_killed_rank_costs_time_and_nothing_else(home):
     assert done.stdout.count("saved in") == 1  # one rank speaks
     plan = json.loads((home / "killed/plan.json").read_text())
     assert plan["world_size"] == 2 and len(plan["rank_bytes"]) == 2
+
+
+def test_other_numbers_of_ranks_go_on_within_the_epoch(home):
+    """Two ranks until step 6 of 12, where 3,072 of 6,000 rows are done; then three; then one."""
+    arguments = ["train", "--config", str(home / "config.yaml"), "--cache-dir", str(home / "cache")]
+    arguments += ["--run-dir", str(home / "changed")]
+    assert torchrun(home, *arguments, kill_at=9, restarts=0).returncode != 0
+    options = RunOptions(home / "cache", resume=True, ranks=3, show="none")
+    run(load(home / "config.yaml"), home / "changed", options)
+    result = json.loads((home / "changed/result.json").read_text())
+    # 2,928 rows are left, 976 a rank: 4 batches. Then an epoch of 2,000 rows a rank: 8 batches.
+    assert result["fit"]["steps"] == 6 + 4 + 8
+    assert result["fit"]["rows"] == 6 * 512 + (4 + 8) * 768
+    rows = [json.loads(line) for line in (home / "changed/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "valid"] == [6, 10, 14, 18]
+    expected = metrics(home / "expected")["valid"]["auc"]
+    assert abs(result["metrics"]["valid"]["auc"] - expected) < 0.03
+    more = load(home / "config.yaml", ["train.num_epochs=3"])
+    run(more, home / "changed", RunOptions(home / "cache", resume=True, show="none"))
+    result = json.loads((home / "changed/result.json").read_text())
+    assert (result["fit"]["steps"], result["backend"]) == (18 + 24, "local")
 
 
 def test_ranks_inside_of_ranks_are_refused(home, monkeypatch):
