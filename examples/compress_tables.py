@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from recsys.config import load
-from recsys.errors import RecsysError
+from recsys.errors import exit_on_error
 from recsys.tune.compression import CompareOptions, compare, parse_dtypes, parse_schemes
 from recsys.tune.compression_report import report_text, write_report
 
@@ -51,8 +51,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
-    except RecsysError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        with exit_on_error():
+            main()
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")

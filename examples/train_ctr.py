@@ -19,7 +19,7 @@ from pathlib import Path
 from recsys.config import DatasetBlock, Experiment, ModelBlock, load
 from recsys.data.source import RandomSplits, Source
 from recsys.datasets.click_log import ClickLog
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.summary import metrics_table
 from recsys.serving.predictor import Predictor
 from recsys.train.run import RunOptions, RunResult, run
@@ -159,7 +159,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error():
         main()
-    except RecsysError as error:
-        sys.exit(f"{type(error).__name__}: {error}")

@@ -11,11 +11,10 @@ since the last checkpoint. The same without the script: ``recsys train --config 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from recsys.config import load
-from recsys.errors import RecsysError
+from recsys.errors import exit_on_error
 from recsys.evaluate.summary import metrics_table
 from recsys.train.ray_train import RayOptions, run_on_ray
 from recsys.train.run import RunOptions
@@ -57,7 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error():
         main()
-    except RecsysError as error:
-        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,6 +1,6 @@
 """``python -m recsys`` is ``recsys``."""
 
-from recsys.cli import main
+from recsys.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="recsys")

@@ -11,8 +11,10 @@ Stability: caller
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Generator, Iterable
 
 
 class RecsysError(Exception):
@@ -90,6 +92,28 @@ class CheckpointError(RecsysError, RuntimeError):
 
 class TrainingError(RecsysError, RuntimeError):
     """Training went wrong: NaN, a diverged loss, a model that predicts a constant."""
+
+
+@contextlib.contextmanager
+def exit_on_error(*, debug: bool = False) -> Generator[None]:
+    """Ends a program with the text of a `RecsysError` and exit code 2, without a traceback.
+
+    For the outermost call of a script; ``recsys`` and the examples use it.
+
+    Args:
+        debug: Let the error through, with its traceback.
+
+    Raises:
+        SystemExit: In place of a `RecsysError`.
+    """
+    try:
+        yield
+    except RecsysError as error:
+        if debug:
+            raise
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"{type(error).__name__}: {error}{notes}\n")
+        sys.exit(2)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

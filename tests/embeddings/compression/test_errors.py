@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
 
 from recsys.base import CTRModel
-from recsys.cli import main
+from recsys.cli.main import main
 from recsys.config import Experiment
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.compression.budget import full_bytes, planned_bytes

@@ -1,0 +1,47 @@
+"""The command line in this process, and one small training for all commands that need a run."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from recsys.cli.main import main
+
+
+def cli(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    yield
+    logger = logging.getLogger("recsys")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "small.yaml"
+    path.write_text(
+        "dataset: {class: recsys.datasets.synthetic.Synthetic, num_rows: 3000, valid_rows: 600,\n"
+        "          test_rows: 600}\n"
+        "model: {class: recsys.models.ctr.lr.LR}\n"
+        "train: {batch_size: 256, evaluations_per_epoch: 1, bootstrap_samples: 20,\n"
+        "        num_threads: 1}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(config: Path) -> tuple[Path, str]:
+    """A run folder and what training said."""
+    cache = config.parent / "cache"
+    run_dir = config.parent / "run"
+    result = cli("train", "--config", config, "--run-dir", run_dir, "--cache-dir", cache,
+                    "--set", "train.learning_rate=1e-2")  # fmt: skip
+    return run_dir, result.output

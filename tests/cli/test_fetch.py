@@ -1,0 +1,27 @@
+"""``recsys fetch``: data that is made here, and where to get the rest."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.cli.conftest import cli
+
+
+def test_fetch_makes_generated_data_and_lists_files(tmp_path: Path) -> None:
+    said = cli("fetch", "synthetic", "--set", "num_rows=100", "--set", "valid_rows=50", "--set",
+                  "test_rows=50", "--cache-dir", tmp_path).output  # fmt: skip
+    assert said.startswith("recsys.datasets.synthetic.Synthetic\n")
+    (train,) = tmp_path.glob("synthetic-*/train.parquet")
+    assert f"train: {train} ({train.stat().st_size:,} bytes)" in said
+    assert pq.read_metadata(train).num_rows == 100
+
+
+def test_fetch_says_where_to_get_what_it_may_not_fetch(tmp_path: Path) -> None:
+    error = cli("fetch", "frappe", "--cache-dir", tmp_path, code=2).stderr
+    assert "github.com/hexiangnan/neural_factorization_machine" in error
+    error = cli("fetch", "frapp", code=2).stderr
+    assert "recsys has no data set `frapp`. Did you mean `frappe`?" in error
+    error = cli("fetch", "frappe", "--set", "pth=3", code=2).stderr
+    assert "--set pth=3: `pth` is not a field of Frappe.Config. Did you mean `path`?" in error
+    error = cli("fetch", "os.system", code=2).stderr
+    assert "`os.system` is not a Dataset class but a builtin function" in error
