@@ -213,7 +213,9 @@ class BatchLoader:
 
     def _open(self) -> pyarrow.parquet.ParquetFile:
         try:
-            return pyarrow.parquet.ParquetFile(self._path, memory_map=True)
+            return pyarrow.parquet.ParquetFile(
+                self._path, memory_map=True, page_checksum_verification=True
+            )
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(
                 f"prepared rows are not readable: {_line(error)} "
@@ -226,9 +228,10 @@ class BatchLoader:
             table = file.read_row_group(part.group, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"row group {part.group} of the prepared rows is not readable: {_line(error)} "
-                "Delete the folder and prepare again.",
+                f"row group {part.group} of the prepared rows (its first row is below) is not "
+                f"readable: {_line(error)} Delete the folder and prepare again.",
                 file=str(self._path),
+                row=sum(self._order.group_rows[: part.group]) + 1,
             ) from None
         if part.kept is not None:
             return table.take(part.kept[part.start : part.end])

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+THREAD = "recsys-prefetch"
+"""Name of the threads."""
 _END = object()
 
 
@@ -49,7 +51,7 @@ def prefetch(make: Callable[[], Iterator[T]], depth: int) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001, handed on whole
             put(_Failure(error))
 
-    thread = threading.Thread(target=work, name="recsys-prefetch", daemon=True)
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()
     try:
         while True:

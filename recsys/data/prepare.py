@@ -265,6 +265,7 @@ class _SplitWriter:
                 compression="none",
                 use_dictionary=False,
                 write_statistics=False,
+                write_page_checksum=True,
             )
         self._writer.write_table(table, row_group_size=self._size)
         self._written += table.num_rows

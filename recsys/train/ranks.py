@@ -6,15 +6,20 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import distributed_c10d
 
 from recsys.errors import RecsysError, TrainingError
 
 _Result = TypeVar("_Result")
+_NUMBERS = itertools.count()  # of the calls of `patiently`, the same on all ranks
+_POLL_S = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,6 +116,37 @@ class Ranks:
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+    def patiently(self, action: Callable[[], _Result], mine: bool) -> _Result | None:
+        """Returns when every rank that has something to do has done it, however long it takes.
+
+        For work that may last longer than ranks wait for each other in a step.
+
+        Args:
+            action: What to do.
+            mine: Whether this rank does it.
+
+        Returns:
+            What the action gave here.
+
+        Raises:
+            TrainingError: It failed on another rank.
+        """
+        if self.world_size == 1:
+            return action() if mine else None
+        store = distributed_c10d._get_default_store()
+        name = f"recsys/patiently/{next(_NUMBERS)}"
+        try:
+            found = action() if mine else None
+        except Exception as error:
+            store.set(f"{name}/failed", f"rank {self.rank}: {error}")
+            raise
+        store.add(f"{name}/done", 1)
+        while store.add(f"{name}/done", 0) < self.world_size:
+            if store.check([f"{name}/failed"]):
+                raise TrainingError(store.get(f"{name}/failed").decode())
+            time.sleep(_POLL_S)
+        return found
 
     def mean(self, value: float) -> float:
         """The mean over ranks.

@@ -39,7 +39,8 @@ class RayOptions:
     """What to ask of a cluster.
 
     Args:
-        workers: Ranks.
+        workers: Ranks, or the least and the most: then a start (also one after a failure) takes as
+            many as the cluster has room for, and goes on from the last checkpoint with them.
         address: Of a running cluster, or ``auto``; None starts one on this machine for the job.
         cpus_per_worker: Cores each worker reserves.
         gpu: One GPU a worker.
@@ -47,15 +48,17 @@ class RayOptions:
             default ``ray/`` in the run folder.
         max_failures: How often all ranks are started anew.
         timeout_s: How long ranks wait for each other before they fail.
+        resize_s: Seconds between two looks whether there is room for more workers, with a range.
     """
 
-    workers: int = 2
+    workers: int | tuple[int, int] = 2
     address: str | None = None
     cpus_per_worker: float = 1.0
     gpu: bool = False
     storage: str | None = None
     max_failures: int = 3
     timeout_s: int = 600
+    resize_s: float = 60.0
 
 
 def run_on_ray(
@@ -99,6 +102,7 @@ def run_on_ray(
         ),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
+            elastic_resize_monitor_interval_s=cluster.resize_s,
             use_gpu=cluster.gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker},
         ),
@@ -123,7 +127,7 @@ def run_on_ray(
             ray.shutdown()
     failure = _failure(directory, job)
     if failure:
-        raise TrainingError(f"on rank {failure['rank']} of {cluster.workers}: {failure['error']}")
+        raise TrainingError(f"on rank {failure['rank']} of {failure['ranks']}: {failure['error']}")
     return SeedResult.load(directory)
 
 
@@ -137,8 +141,12 @@ def _check(experiment: Experiment, options: RunOptions, cluster: RayOptions) -> 
         raise ConfigError(
             f"with Ray every worker is a rank, got ranks={options.ranks}. Set `workers` instead."
         )
-    if cluster.workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {cluster.workers}.")
+    least, most = cluster.workers if isinstance(cluster.workers, tuple) else (cluster.workers,) * 2
+    if not 1 <= least <= most:
+        raise ConfigError(
+            f"workers must be at least 1, and the least no more than the most, got "
+            f"{cluster.workers}."
+        )
 
 
 def _cause(error: Exception) -> str:
@@ -171,7 +179,8 @@ def _loop(config: dict[str, Any]) -> None:
     except RecsysError as error:
         notes = " ".join(getattr(error, "__notes__", ()))
         text = f"{type(error).__name__}: {error} {notes}".strip()
-        write_json(directory / _FAILURE, {"job": job, "rank": ranks.rank, "error": text})
+        place = {"rank": ranks.rank, "ranks": ranks.world_size}
+        write_json(directory / _FAILURE, {"job": job, **place, "error": text})
         raise
 
 

@@ -27,6 +27,7 @@ from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
 from recsys.train.torchrun import joined, local_rank, restarts, started_by_torchrun
+from recsys.train.watch import watched
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class RunOptions:
         show: How to show progress.
         device: ``cpu`` or ``cuda``; None takes a GPU if there is one.
         on_evaluation: Called on every rank with the step and the validation metrics.
+        timeout_s: How long ranks wait for each other before they fail.
     """
 
     cache_dir: Path = Path(".data")
@@ -48,6 +50,7 @@ class RunOptions:
     show: Show = "auto"
     device: str | None = None
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    timeout_s: float = 600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def run(
             f"torchrun has started {os.environ['WORLD_SIZE']} ranks, and ranks={options.ranks} "
             "asks for more inside of each. Leave `ranks` (`--ranks`) out."
         )
-    with joined(_device(options)) as ranks:
+    with joined(_device(options), options.timeout_s) as ranks:
         return _run(experiment, directory, options, ranks)
 
 
@@ -150,7 +153,7 @@ def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ra
         ready = time.perf_counter() - start
         arguments = experiment, directory, options, prepared.directory, oracle
         if options.ranks > 1:
-            seeds = launch(train_seeds, arguments, options.ranks)
+            seeds = launch(train_seeds, arguments, options.ranks, options.timeout_s)
         else:
             seeds = train_seeds(*arguments)
         result = RunResult(directory, seeds, prepared, oracle, ready)
@@ -170,13 +173,8 @@ def _prepared(
         found = prepare(dataset.schema(), splits, cache / "prepared", experiment.prepare)
         return found, dataset.oracle(cache)
 
-    if ranks.world_size == 1:
-        return make()
-    found = make() if ranks.first else None
-    ranks.wait()
-    if found is None and local_rank() == 0:
-        found = make()
-    ranks.wait()
+    found = ranks.patiently(make, ranks.first)
+    found = ranks.patiently(make, local_rank() == 0 and not ranks.first) or found
     return found or make()
 
 
@@ -202,7 +200,10 @@ def train_seeds(
         torch.set_num_threads(experiment.train.num_threads)
     torch.use_deterministic_algorithms(experiment.train.deterministic)
     results: list[SeedResult] = []
-    try:
+    with contextlib.ExitStack() as until:
+        until.callback(torch.use_deterministic_algorithms, was)
+        until.callback(torch.set_num_threads, threads)
+        until.enter_context(watched(Ranks.current()))
         for seed in experiment.seeds:
             folder = directory if len(experiment.seeds) == 1 else directory / f"seed-{seed}"
             if options.resume and _complete(folder, experiment):
@@ -222,9 +223,6 @@ def train_seeds(
             results.append(job.run())
             if results[-1].fit.interrupted:
                 break
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(was)
     return tuple(results)
 
 

@@ -359,8 +359,15 @@ def test_damaged_rows_name_file_and_row_group(folder):
     start = column.data_page_offset
     path.write_bytes(content[:start] + b"\xff" * 40 + content[start + 40 :])
     loader = BatchLoader(damaged, "train", LoaderConfig(batch_size=90))
-    with pytest.raises(DataError, match=r"row group 3 .* is not readable.*\n.*train.parquet"):
+    with pytest.raises(
+        DataError, match=r"row group 3 .* is not readable.*\n.*train.parquet, row 271"
+    ):
         list(loader)
+    values = start + (metadata.row_group(3).column(0).total_compressed_size) // 2
+    flipped = bytes([content[values] ^ 1])  # one bit of one value: only the checksum can tell
+    path.write_bytes(content[:values] + flipped + content[values + 1 :])
+    with pytest.raises(DataError, match=r"(?s)CRC checksum.*train.parquet, row 271"):
+        list(BatchLoader(damaged, "train", LoaderConfig(batch_size=90)))
     path.write_bytes(content[:-30])
     with pytest.raises(DataError, match=r"prepared rows are not readable.*\n.*train.parquet"):
         BatchLoader(damaged, "train")
