@@ -36,8 +36,8 @@ plots, with the last evaluation, ``end`` what comes after.
 ``memory`` caps every rank by ``RLIMIT_DATA`` (private writable memory; ``RLIMIT_AS`` also counts
 address space that nobody touches) at what it takes after training a tiny table plus ``--room``
 of a big one: three ranks train it row-wise, one rank cannot hold it. ``need`` is what a rank takes
-at its peak without a cap, sampled every few milliseconds, in sizes of its part. Capped ranks build the table
-and train; a checkpoint (written while they wait) needs what the last column says.
+at its peak without a cap, sampled every few milliseconds, in sizes of its part. Capped ranks build
+the table and train; a checkpoint (written while they wait) needs what the last column says.
 """
 
 import argparse
