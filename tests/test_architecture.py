@@ -44,6 +44,8 @@ DOORS = {
     "fbgemm_gpu": lambda path: path.name.startswith("torchrec_"),
     "matplotlib": lambda path: path.as_posix().endswith("train/plots.py"),
     "tensorboard": lambda path: path.as_posix().endswith("train/tracking.py"),
+    "upath": lambda path: path.as_posix().endswith("train/storage.py"),
+    "fsspec": lambda path: path.as_posix().endswith("train/storage.py"),
     "sklearn": lambda path: False,
     "hypothesis": lambda path: False,
     "pytest": lambda path: "testing" in path.parts,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     recsys train --config configs/ctr/dlrm.yaml --ranks 2
     torchrun --nproc-per-node 2 -m recsys train --config configs/ctr/dlrm.yaml
     recsys train --config configs/ctr/dlrm.yaml --ray --workers 2
+    recsys train --config configs/ctr/dlrm.yaml --ray --address auto --workers 4:16 \
+        --storage s3://bucket/runs/dlrm
     recsys train --config configs/ctr/lr.yaml \
         --set "dataset={class: recsys.datasets.criteo.Criteo, path: train.txt}"
 """)
@@ -51,10 +53,22 @@ if TYPE_CHECKING:
 @click.option("--address", help="Of the Ray cluster, or auto. By default one is started here.")
 @click.option(
     "--workers",
-    default=2,
+    default="2",
     show_default=True,
-    type=click.IntRange(min=1),
-    help="Ray workers; each is a rank.",
+    metavar="N or N:M",
+    help="Ray workers; each is a rank. N:M takes as many as there is room for, also later.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Where hosts that share no disk keep checkpoints and a copy of the run, say s3://b/run.",
+)
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long ranks wait for each other before they fail.",
 )
 @CACHE_DIR
 def train(
@@ -66,7 +80,9 @@ def train(
     seeds: str | None,
     on_ray: bool,
     address: str | None,
-    workers: int,
+    workers: str,
+    storage: str | None,
+    timeout: float,
     cache_dir: Path,
 ) -> None:
     """Trains a model from a configuration file.
@@ -82,11 +98,12 @@ def train(
 
     experiment = load(config, settings(overrides, seeds))
     folder = run_dir or Path("runs") / (experiment.name or config.stem)
-    options = RunOptions(cache_dir, resume=resume, ranks=ranks)
+    options = RunOptions(cache_dir, resume=resume, ranks=ranks, storage=storage, timeout_s=timeout)
     if on_ray:
-        from recsys.train.ray_train import RayOptions, run_on_ray
+        from recsys.train.ray_train import RayOptions, parse_workers, run_on_ray
 
-        metrics = run_on_ray(experiment, folder, options, RayOptions(workers, address)).metrics
+        cluster = RayOptions(parse_workers(workers), address)
+        metrics = run_on_ray(experiment, folder, options, cluster).metrics
     else:
         result = run(experiment, folder, options)
         if result.interrupted:  # the trainer has said where it is saved and how to go on

@@ -34,6 +34,9 @@ from recsys.errors import ShardingError
 
 _TABLE_SHARE = 0.8  # of a host's free memory; the rest is for activations, batches and the system
 
+_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
+_WHOLE_ROWS = ("data_parallel", "table_wise", "row_wise", "table_row_wise")
+
 
 def padded(dim: int) -> int:
     """The width a table of this width is stored with."""
@@ -90,7 +93,7 @@ def make_plan(
     hosts = _hosts(sharding, device)
     if device.type == "cuda":
         sharding.check_names(tables)
-        return _planned(modules, tables, sizes, sharding, hosts)
+        return _planned(modules, tables, sizes, config, sharding, hosts)
     cheaper = {}
     if config.mode == "sparse" and config.kind == "adagrad":
         lean = config.model_copy(update={"kind": "rowwise_adagrad"})
@@ -128,17 +131,22 @@ def _check_kinds(
         table for name, module in modules.items() if name != "ebc" for table in _held(module)
     }
     for item in plan.placements:
-        if item.kind == "column_wise" and config.kind == "rowwise_adagrad":
-            raise ShardingError(
-                f"table `{item.table}`: column_wise with kind=rowwise_adagrad would be another "
-                "algorithm (one number a row on every rank). Use kind=adagrad or sgd, or row_wise."
-            )
+        _check_columns(item.table, item.kind, config)
         stored = item.table.replace(".", "/", 1).replace("@", "/", 1)
         if item.kind == "data_parallel" and stored in unpooled:
             raise ShardingError(
                 f"table `{item.table}` is read row by row, which torchrec cannot do with "
                 "data_parallel tables. Use table_wise or row_wise."
             )
+
+
+def _check_columns(table: str, kind: str, config: EmbeddingOptimizerConfig) -> None:
+    """Refuses parts of rows where the optimizer has one number a row."""
+    if kind in _COLUMNS and config.kind == "rowwise_adagrad":
+        raise ShardingError(
+            f"table `{table}`: {kind} with kind=rowwise_adagrad would be another algorithm (one "
+            "number a row on every rank). Use kind=adagrad or sgd, or row_wise."
+        )
 
 
 def _rule(item: Placement, kernel: str) -> Any:
@@ -194,6 +202,7 @@ def _planned(
     modules: dict[str, nn.Module],
     tables: Sequence[PhysicalTable],
     sizes: list[int],
+    config: EmbeddingOptimizerConfig,
     sharding: ShardingConfig,
     hosts: Hosts,
 ) -> tuple[TablePlan, ShardingPlan]:
@@ -210,12 +219,15 @@ def _planned(
                 f"embedding.sharding, table `{table.name}`: torchrec's planner chooses the ranks "
                 f"on GPU, got ranks={list(rule.ranks)}. Leave `ranks` out."
             )
+        _check_columns(table.name, kind, config)
         if kind != "auto":
             dim = padded(table.spec.embedding_dim)
-            narrow = kind in ("column_wise", "table_column_wise", "grid_shard")
             constraints[stored_name(table)] = ParameterConstraints(
-                sharding_types=[kind], min_partition=max(ALIGN, dim // world) if narrow else None
+                sharding_types=[kind],
+                min_partition=max(ALIGN, dim // world) if kind in _COLUMNS else None,
             )
+        elif config.kind == "rowwise_adagrad":
+            constraints[stored_name(table)] = ParameterConstraints(sharding_types=list(_WHOLE_ROWS))
     memory = hosts.rank_memory
     planner = EmbeddingShardingPlanner(
         topology=Topology(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from recsys.embeddings.parts import TensorPart
 from recsys.train.checkpoint import CheckpointStore
 from recsys.train.ranks import Ranks
+from recsys.train.storage import Place
 
 
 class BackgroundWriter:
@@ -32,7 +32,7 @@ class BackgroundWriter:
     def __init__(self, store: CheckpointStore, ranks: Ranks) -> None:
         self._store, self._ranks = store, ranks.apart()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recsys-checkpoint")
-        self._running: Future[Path] | None = None
+        self._running: Future[Place] | None = None
 
     def save(
         self,

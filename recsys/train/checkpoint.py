@@ -3,21 +3,22 @@
 One checkpoint is a folder ``step-00001200/`` with a file for every group of tensors, ``state.json``
 and ``manifest.json`` (size and sha256 of every other file). What is spread over ranks lies in
 ``parts/<group>/``, written by each rank (`recsys.train.shards`), and any number of ranks reads it.
-The folder is written beside its place, forced to disk and renamed, so a crash leaves either the
-whole folder or a ``.partial`` one, which is swept up by the next save. ``last`` and ``best`` are
-small JSON pointers, replaced as a whole.
+The manifest is written last, when everything else is on disk: a crash leaves a folder without one,
+which does not count and is swept up by the next save. ``last`` and ``best`` are small JSON
+pointers, replaced as a whole. The folder may lie on any storage that fsspec knows; files are then
+made in a temporary folder and sent.
 
 Stability: caller
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
 from recsys.train.ranks import Ranks
 from recsys.train.shards import stored_tensors, write_parts
+from recsys.train.storage import Place, force, is_local, remove, upload, write_text
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -47,7 +49,7 @@ class Checkpoint:
         notes: What was found damaged on the way here, one sentence each.
     """
 
-    path: Path
+    path: Place
     tensors: dict[str, dict[str, Any]]
     state: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
-        directory: Made by the first save.
+        directory: Made by the first save; here or on storage.
         keep: Latest checkpoints kept; the best one comes on top.
 
     Example:
@@ -70,8 +72,8 @@ class CheckpointStore:
         ('step-00000007', {'epoch': 1}, tensor([1., 1.]))
     """
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
-        self.directory, self.keep = Path(directory), keep
+    def __init__(self, directory: Place, keep: int = 2) -> None:
+        self.directory, self.keep = directory, keep
 
     def save(
         self,
@@ -82,7 +84,7 @@ class CheckpointStore:
         best: bool = False,
         parts: Mapping[str, Sequence[TensorPart]] | None = None,
         ranks: Ranks | None = None,
-    ) -> Path:
+    ) -> Place:
         """Writes a checkpoint and points ``last`` (and ``best``) at it.
 
         With several ranks all of them call it; the first one writes everything but the parts.
@@ -103,62 +105,50 @@ class CheckpointStore:
         """
         ranks = ranks or Ranks()
         final = self.directory / f"step-{step:08d}"
-        partial = self.directory / f"{final.name}.partial"
-        ranks.on_first(lambda: self._begin(partial, tensors, state))
-        written: list[Path] = []
-        for group, mine in (parts or {}).items():
-            written += write_parts(mine, partial / _PARTS / group, ranks.group)
-        files = {path.relative_to(partial).as_posix(): fingerprint(path) for path in written}
-        for path in written:
-            _force(path)
-        everywhere = ranks.gather_objects(files)
-        merged = {name: entry for found in everywhere for name, entry in found.items()}
-        ranks.on_first(lambda: self._finish(step, partial, final, merged, best))
+        ranks.on_first(lambda: self._make_room(final))
+        with _workshop(final) as shop:
+            ranks.on_first(lambda: _write_own(final, shop, tensors, state))
+            written = [path for path in shop.iterdir() if path.is_file()] if ranks.first else []
+            for group, mine in (parts or {}).items():
+                written += write_parts(mine, shop / _PARTS / group, ranks.group)
+            outcomes = ranks.gather_objects(_deliver(final, shop, written))
+        failed = [str(outcome) for outcome in outcomes if isinstance(outcome, str)]
+        if failed:
+            raise _unwritten(final, failed[0])
+        files = {name: entry for found in outcomes for name, entry in found.items()}
+        ranks.on_first(lambda: self._finish(step, final, files, best))
         return final
 
-    def _begin(
-        self,
-        partial: Path,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        state: Mapping[str, Any],
-    ) -> None:
-        """Everything that one rank holds, in a folder beside its place."""
-        try:
+    def _make_room(self, final: Place) -> None:
+        """Sweeps up what crashes left, and a checkpoint that is to be replaced."""
+        with _explained(final):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            partial.mkdir()
-            for group, values in tensors.items():
-                write_tensors(partial / f"{group}.safetensors", values)
-            (partial / _STATE).write_text(json.dumps(state, indent=1) + "\n")
-        except (OSError, SafetensorError) as error:
-            raise _unwritten(partial, error) from error
+            for path in list(self.directory.iterdir()):
+                if path.name.endswith(".partial"):
+                    remove(path)
+            for name in self._folders():
+                if not (self.directory / name / _MANIFEST).is_file():
+                    remove(self.directory / name)
+            remove(final / _MANIFEST)  # first: without it the rest does not count
+            remove(final)
+            final.mkdir(parents=True)
 
-    def _finish(
-        self, step: int, partial: Path, final: Path, parts: Mapping[str, Any], best: bool
-    ) -> None:
+    def _finish(self, step: int, final: Place, files: Mapping[str, Any], best: bool) -> None:
         """Makes a whole checkpoint of the folder."""
-        try:
-            mine = (path for path in sorted(partial.iterdir()) if path.is_file())
-            files = {**{path.name: fingerprint(path) for path in mine}, **parts}
-            manifest = {"format": FORMAT, "step": step, "files": files}
-            (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            for path in (*partial.iterdir(), *(partial / _PARTS).glob("*/*"), partial):
-                _force(path)
-            if final.exists():  # moved away first: a crash in between must not leave half of it
-                final.rename(self.directory / f"{final.name}.old.partial")
-            partial.rename(final)
-            _force(self.directory)
+        with _explained(final):
+            if isinstance(final, Path):
+                for folder in (*(path for path in final.rglob("*") if path.is_dir()), final):
+                    force(folder)
+            manifest = {"format": FORMAT, "step": step, "files": dict(sorted(files.items()))}
+            write_text(final / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
             self._point("last", final.name)
             if best:
                 self._point("best", final.name)
-            self._sweep()
             self._forget()
-        except OSError as error:
-            raise _unwritten(partial, error) from error
 
     def exists(self) -> bool:
         """Whether there is anything to resume from."""
-        return bool(self._folders())
+        return any((self.directory / name / _MANIFEST).is_file() for name in self._folders())
 
     def load(self, which: str = "last", ranks: Ranks | None = None) -> Checkpoint:
         """Reads and verifies a checkpoint.
@@ -174,32 +164,18 @@ class CheckpointStore:
             CheckpointError: There is none, or none that is whole.
         """
         ranks = ranks or Ranks()
-        if ranks.world_size == 1:
-            return self._load(which)
-        path, notes = ranks.on_first(lambda: self._checked(which))
-        return dataclasses.replace(read_checkpoint(path, check=False), notes=notes)
-
-    def _checked(self, which: str) -> tuple[Path, tuple[str, ...]]:
-        """Where a whole checkpoint is, and what was damaged."""
-        found = self._load(which)
-        return found.path, found.notes
-
-    def _load(self, which: str) -> Checkpoint:
         if which != "last":
-            return read_checkpoint(self.directory / (self._pointed(which) or which))
-        folders = self._folders()
-        pointed = self._pointed("last")
-        if pointed in folders:
-            folders = folders[: folders.index(pointed) + 1]
+            return read_checkpoint(self.directory / (self._pointed(which) or which), ranks)
+        folders = ranks.on_first(self._candidates)
         if not folders:
             raise CheckpointError(
                 f"{self.directory}: there is no checkpoint to resume from. Start the run without "
                 "resume."
             )
         notes: list[str] = []
-        for name in reversed(folders):
+        for name in folders:
             try:
-                found = read_checkpoint(self.directory / name)
+                found = read_checkpoint(self.directory / name, ranks)
             except CheckpointError as error:
                 notes.append(str(error))
                 continue
@@ -209,7 +185,16 @@ class CheckpointStore:
             f"First: {notes[0]}"
         )
 
-    def best(self) -> Path | None:
+    def _candidates(self) -> list[str]:
+        """Folders to resume from, newest first: cut off ones, then from ``last`` backwards."""
+        folders, pointed = self._folders(), self._pointed("last")
+        if pointed in folders:
+            at = folders.index(pointed) + 1
+            torn = (n for n in folders[at:] if not (self.directory / n / _MANIFEST).is_file())
+            folders = [*folders[:at], *torn]
+        return folders[::-1]
+
+    def best(self) -> Place | None:
         """Folder of the best checkpoint, None before there is one."""
         name = self._pointed("best")
         return None if name is None else self.directory / name
@@ -232,59 +217,114 @@ class CheckpointStore:
             return None
 
     def _point(self, which: str, name: str) -> None:
-        partial = self.directory / f"{which}.json.partial"
-        partial.write_text(json.dumps({"checkpoint": name}) + "\n")
-        _force(partial)
-        partial.replace(self.directory / f"{which}.json")
-        _force(self.directory)
-
-    def _sweep(self) -> None:
-        for path in self.directory.glob("*.partial"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_text(self.directory / f"{which}.json", json.dumps({"checkpoint": name}) + "\n")
 
     def _forget(self) -> None:
         best = self._pointed("best")
         for name in self._folders()[: -self.keep]:
             if name != best:
-                shutil.rmtree(self.directory / name)
+                remove(self.directory / name)
 
 
-def read_checkpoint(path: Path, check: bool = True) -> Checkpoint:
-    """Reads one checkpoint folder.
+@contextlib.contextmanager
+def _workshop(final: Place) -> Iterator[Path]:
+    """Where files of a checkpoint are made: in its folder, or beside it where that is far away."""
+    if isinstance(final, Path):
+        yield final
+        return
+    with tempfile.TemporaryDirectory(prefix="recsys-checkpoint-") as folder:
+        yield Path(folder)
+
+
+def _write_own(
+    final: Place,
+    shop: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+) -> None:
+    """Everything that one rank holds."""
+    with _explained(final):
+        for group, values in tensors.items():
+            write_tensors(shop / f"{group}.safetensors", values)
+        (shop / _STATE).write_text(json.dumps(state, indent=1) + "\n")
+
+
+def _deliver(final: Place, shop: Path, written: Sequence[Path]) -> dict[str, Any] | str:
+    """Sees files to their place. Returns size and sha256 of each, or what went wrong."""
+    files = {}
+    try:
+        for path in written:
+            name = path.relative_to(shop).as_posix()
+            files[name] = fingerprint(path)
+            if is_local(final):
+                force(path)
+            else:
+                upload(path, final / name)
+    except Exception as error:  # noqa: BLE001, storage has errors of its own; all ranks must hear
+        return f"{type(error).__name__}: {error}"
+    return files
+
+
+def read_checkpoint(path: Place, ranks: Ranks | None = None) -> Checkpoint:
+    """Reads one checkpoint folder and verifies it: sha256 on this machine, sizes on storage.
 
     Args:
         path: The folder.
-        check: Compare every byte with the manifest. Off where another rank has done it.
+        ranks: Of the job. All of them call it, and each verifies its share of the files.
 
     Raises:
         CheckpointError: It is missing, damaged or of a later format.
     """
-    manifest = _json(path / _MANIFEST)
+    ranks = ranks or Ranks()
+    manifest = ranks.on_first(lambda: _json(path / _MANIFEST))
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: expected checkpoint format {FORMAT}, got {manifest.get('format')}. "
             "Read it with the version of recsys that wrote it."
         )
+    files = sorted(manifest["files"].items())
+    problem = _problem(path, dict(files[ranks.rank :: ranks.world_size]))
+    problems = [found for found in ranks.gather_objects(problem) if found]
+    if problems:
+        raise CheckpointError(problems[0])
     tensors: dict[str, dict[str, Any]] = {}
-    for name, expected in manifest["files"].items():
+    for name, _ in files:
+        if name.endswith(".safetensors") and "/" not in name:
+            tensors[name.removesuffix(".safetensors")] = read_tensors(path / name)
+    parts = sorted({tuple(name.split("/")[1:3]) for name, _ in files if name.startswith(_PARTS)})
+    for group in dict.fromkeys(group for group, _ in parts):
+        tensors.setdefault(group, {}).update(stored_tensors(path / _PARTS / group))
+    return Checkpoint(path, tensors, _json(path / _STATE))
+
+
+def _problem(path: Place, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is wrong with some files of a checkpoint, nothing for nothing."""
+    for name, expected in files.items():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(f"{file}: the file is missing. The checkpoint is damaged.")
-        found = fingerprint(file) if check else expected
+            return f"{file}: the file is missing. The checkpoint is damaged."
+        found: Mapping[str, Any] = {**expected, "bytes": file.stat().st_size}
+        if isinstance(file, Path):
+            found = fingerprint(file)
         if found != expected:
-            raise CheckpointError(
+            return (
                 f"{file}: the checkpoint is damaged: expected {expected['bytes']:,} bytes with "
                 f"sha256 {expected['sha256'][:12]}, got {found['bytes']:,} bytes with "
                 f"{found['sha256'][:12]}."
             )
-        if file.suffix == ".safetensors" and file.parent == path:
-            tensors[file.stem] = read_tensors(file)
-    for folder in sorted((path / _PARTS).glob("*/")):
-        tensors.setdefault(folder.name, {}).update(stored_tensors(folder))
-    return Checkpoint(path, tensors, _json(path / _STATE))
+    return ""
 
 
-def _unwritten(path: Path, error: Exception) -> CheckpointError:
+@contextlib.contextmanager
+def _explained(path: Place) -> Iterator[None]:
+    """Errors of writing as errors of a checkpoint."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Place, error: object) -> CheckpointError:
     return CheckpointError(
         f"{path}: the checkpoint could not be saved: {error}. Free some space or choose another "
         "folder; the checkpoint before this one is kept."
@@ -309,7 +349,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file(ready, path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Place) -> dict[str, Tensor]:
     """Reads one safetensors file.
 
     Args:
@@ -319,7 +359,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: It is not a whole safetensors file.
     """
     try:
-        return safetensors.torch.load_file(path)
+        if isinstance(path, Path):
+            return safetensors.torch.load_file(path)
+        return safetensors.torch.load(path.read_bytes())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}.") from error
 
@@ -335,7 +377,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Place) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -347,12 +389,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: the checkpoint is damaged: expected a JSON object.")
     return value
-
-
-def _force(path: Path) -> None:
-    """Forces a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

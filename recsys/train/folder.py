@@ -31,6 +31,7 @@ from typing import Any
 
 from recsys.config import Experiment, load
 from recsys.errors import ConfigError
+from recsys.train.storage import Place
 
 FREE = (
     "name", "seeds", "train.num_epochs", "train.max_steps", "train.early_stop_patience",
@@ -70,6 +71,28 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def check_free(folder: Place, resume: bool) -> None:
+    """Refuses to start in a folder that holds a run, or to resume in one that holds none.
+
+    Args:
+        folder: The run folder, or its copy on storage.
+        resume: Whether a run is to go on.
+
+    Raises:
+        ConfigError: See above.
+    """
+    there = (folder / "config.json").exists()
+    if not resume and there:
+        raise ConfigError(
+            f"{folder} holds a run already. Add --resume to go on with it, or choose another "
+            "folder."
+        )
+    if resume and not there:
+        raise ConfigError(
+            f"{folder}: there is no run to resume (no config.json). Start without resume."
+        )
+
+
 def open_run(run_dir: Path, experiment: Experiment, resume: bool) -> None:
     """Checks that the folder fits what is asked, and writes the configuration.
 
@@ -82,17 +105,9 @@ def open_run(run_dir: Path, experiment: Experiment, resume: bool) -> None:
         ConfigError: Without ``resume`` there is a run already; with it there is none, or one of
             another experiment.
     """
+    check_free(run_dir, resume)
     path = run_dir / "config.json"
-    if not resume and path.exists():
-        raise ConfigError(
-            f"{run_dir} holds a run already. Add --resume to go on with it, or choose another "
-            "folder."
-        )
     if resume:
-        if not path.exists():
-            raise ConfigError(
-                f"{run_dir}: there is no run to resume (no config.json). Start without resume."
-            )
         _check_same(run_dir, load(path), experiment)
     experiment.save(path)
     experiment.save(run_dir / "config.yaml")

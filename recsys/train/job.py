@@ -51,6 +51,7 @@ from recsys.train.phases import (
 )
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
+from recsys.train.storage import Place
 from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult, Trainer
 
@@ -155,6 +156,7 @@ class SeedJob:
         show: How to show progress.
         device: ``cpu`` or ``cuda``.
         on_evaluation: Called on every rank with the step and the validation metrics.
+        storage: Where checkpoints lie instead, if ranks do not share the folder.
     """
 
     experiment: Experiment
@@ -166,6 +168,7 @@ class SeedJob:
     show: Show
     device: str
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    storage: Place | None = None
 
     def run(self) -> SeedResult:
         """Trains, takes the best weights, judges and saves them.
@@ -195,19 +198,20 @@ class SeedJob:
         seconds = {"train": training, "fit": fitted - start}
         if fit.interrupted:
             return SeedResult(self.seed, self.directory, fit, {}, seconds=seconds, **facts)
-        step = trainer.load_best()
+        best = trainer.load_best()
         if model.config.compression is not None:
             # What is judged and saved is what will be served: cut, coded, without leftovers.
             model = freeze_model(model, "fp32").to(self.device)
             state = model.state_dict()
         elif ranks.world_size > 1 and model.embeddings.groups:
-            state = trainer.stored_best()  # nobody has to hold a whole table
+            state = best.tensors["model"]  # nobody has to hold a whole table
         else:
             state = model.state_dict()
         evaluations = self._judge(model, ranks)
         metrics = {evaluation.name: evaluation.metrics for evaluation in evaluations}
         result = SeedResult(self.seed, self.directory, fit, metrics, seconds=seconds, **facts)
         if ranks.first:
+            step = int(best.state["progress"]["step"])
             self._save(model, state, step, evaluations, result)
             seconds["report"] = time.perf_counter() - fitted
             result.save()
@@ -217,7 +221,10 @@ class SeedJob:
     def _train(self, backend: Backend, ranks: Ranks) -> _Training:
         """All phases, or those up to an interruption; mostly there is one."""
         model = self._model(backend)
-        phases, starts = phases_of(model.embeddings.schemes), PhaseStarts(self.directory)
+        phases, starts = (
+            phases_of(model.embeddings.schemes),
+            PhaseStarts(self.storage or self.directory),
+        )
         members = in_phases(model.embeddings.schemes)
         number, done = 0, {}
         valid = self._loader("valid", ranks) if "valid" in self.prepared.split_rows else None
@@ -231,8 +238,9 @@ class SeedJob:
             folder = folder_of(self.directory, phases, number)
             phase = phases[number]
             trained = number > 0 and phase.start == "inherit"
+            away = self.storage and self.storage / folder.relative_to(self.directory).as_posix()
             trainer = Trainer(
-                model, config, tables, folder, self.show, phase, trained, self.on_evaluation
+                model, config, tables, folder, self.show, phase, trained, self.on_evaluation, away
             )
             resume = self.resume and trainer.checkpoints.exists()
             fit = trainer.fit(self._loader("train", ranks), valid, resume=resume)

@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,18 @@ def launch(
                 _end(processes)
 
 
+def die_with_parent() -> None:
+    """In a process of `multiprocessing`: nobody works on for a job that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, name="recsys-parent", daemon=True).start()
+
+
 def _rank(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -93,6 +106,7 @@ def _rank(
     messages: Any,
 ) -> None:
     """Body of one process."""
+    die_with_parent()
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
         distributed.init_process_group(

@@ -38,6 +38,7 @@ from recsys.evaluate.predictions import collect
 from recsys.evaluate.summary import flat_metrics
 from recsys.train.checkpoint import CheckpointStore
 from recsys.train.ranks import Ranks
+from recsys.train.storage import Place
 from recsys.train.trainer import FitResult
 from recsys.types import Batch
 
@@ -290,7 +291,7 @@ class PhaseStarts:
         directory: Of the run.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Place) -> None:
         self._store = CheckpointStore(directory / "phases", keep=1)
 
     def save(self, start: PhaseStart, ranks: Ranks) -> None:

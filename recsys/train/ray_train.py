@@ -1,8 +1,9 @@
 """The job on a Ray cluster: Ray starts the ranks, watches them and starts them again.
 
 The only door to Ray Train. Each Ray worker runs `recsys.train.run.run` as one rank; tables,
-checkpoints and resuming are those of any other start. The run folder must lie on storage that all
-workers see; what Ray keeps itself are metrics and pointers to our checkpoints.
+checkpoints and resuming are those of any other start. The run folder must lie on a disk that all
+workers see, or `RunOptions.storage` names storage that they reach; what Ray keeps itself are
+metrics and pointers to our checkpoints.
 
 Stability: experimental
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 import time
 import uuid
@@ -29,6 +31,7 @@ from recsys.train.folder import locked, write_json
 from recsys.train.job import SeedResult
 from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
+from recsys.train.storage import Mirror, Place, place_of, write_text
 
 _JOB, _FAILURE = "ray.json", "ray-failure.json"
 _LOCK_S = 60.0
@@ -44,10 +47,9 @@ class RayOptions:
         address: Of a running cluster, or ``auto``; None starts one on this machine for the job.
         cpus_per_worker: Cores each worker reserves.
         gpu: One GPU a worker.
-        storage: Where Ray keeps metrics and pointers, a path or a URI that pyarrow knows; by
-            default ``ray/`` in the run folder.
+        records: Where Ray keeps metrics and pointers, a path or a URI that pyarrow knows; by
+            default ``ray/`` in the run folder, or on ``storage``.
         max_failures: How often all ranks are started anew.
-        timeout_s: How long ranks wait for each other before they fail.
         resize_s: Seconds between two looks whether there is room for more workers, with a range.
     """
 
@@ -55,10 +57,25 @@ class RayOptions:
     address: str | None = None
     cpus_per_worker: float = 1.0
     gpu: bool = False
-    storage: str | None = None
+    records: str | None = None
     max_failures: int = 3
-    timeout_s: int = 600
     resize_s: float = 60.0
+
+
+def parse_workers(text: str) -> int | tuple[int, int]:
+    """A number of workers, or ``least:most``.
+
+    Args:
+        text: Say ``4`` or ``2:8``.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    numbers = text.split(":")
+    if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+        raise ConfigError(f"workers {text!r}: expected a number, or the least and the most, 2:8.")
+    found = tuple(int(number) for number in numbers)
+    return (found[0], found[1]) if len(found) == 2 else found[0]
 
 
 def run_on_ray(
@@ -75,7 +92,7 @@ def run_on_ray(
     Args:
         experiment: What to train on what, with one seed.
         run_dir: On storage that all workers see.
-        options: Cache, resume, device. The cache need not be shared.
+        options: Cache, resume, device, storage. The cache need not be shared.
         cluster: How many workers, where.
 
     Raises:
@@ -84,6 +101,7 @@ def run_on_ray(
     """
     options, cluster = options or RunOptions(), cluster or RayOptions()
     directory = Path(run_dir).resolve()
+    base = directory if options.storage is None else place_of(options.storage)
     _check(experiment, options, cluster)
     job = uuid.uuid4().hex
     trainer = TorchTrainer(
@@ -92,13 +110,14 @@ def run_on_ray(
             "experiment": experiment.model_dump(mode="json"),
             "run_dir": str(directory),
             "cache_dir": str(Path(options.cache_dir).resolve()),
+            "storage": options.storage,
             "resume": options.resume,
             "show": options.show,
             "device": options.device or ("cuda" if cluster.gpu else "cpu"),
             "job": job,
         },
         torch_config=TorchConfig(
-            backend=None if cluster.gpu else "gloo", timeout_s=cluster.timeout_s
+            backend=None if cluster.gpu else "gloo", timeout_s=math.ceil(options.timeout_s)
         ),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
@@ -108,7 +127,7 @@ def run_on_ray(
         ),
         run_config=RunConfig(
             name=f"recsys-{job[:8]}",
-            storage_path=cluster.storage or str(directory / "ray"),
+            storage_path=cluster.records or str(base / "ray"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -120,14 +139,16 @@ def run_on_ray(
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
             f"the job failed more than {cluster.max_failures} times. Last: {_cause(error)} "
-            f"Checkpoints are kept in {directory}; run it again with resume to go on."
+            f"Checkpoints are kept in {base}; run it again with resume to go on."
         ) from error
     finally:
         if started:
             ray.shutdown()
-    failure = _failure(directory, job)
+    failure = _failure(base, job)
     if failure:
         raise TrainingError(f"on rank {failure['rank']} of {failure['ranks']}: {failure['error']}")
+    if options.storage is not None:
+        Mirror(directory, base).pull()
     return SeedResult.load(directory)
 
 
@@ -164,15 +185,17 @@ def _cause(error: Exception) -> str:
 def _loop(config: dict[str, Any]) -> None:
     """Body of every worker; Ray has made the process group."""
     directory, job, ranks = Path(config["run_dir"]), config["job"], Ranks.current()
-    again = ranks.on_first(lambda: _enter(directory, job))
-    if ranks.on_first(lambda: _failure(directory, job)):
+    base = directory if config["storage"] is None else place_of(config["storage"])
+    again = ranks.on_first(lambda: _enter(directory, base, job))
+    if ranks.on_first(lambda: _failure(base, job)):
         return  # the driver says it
     options = RunOptions(
         cache_dir=Path(config["cache_dir"]),
         resume=config["resume"] or again,
         show=config["show"],
         device=config["device"],
-        on_evaluation=_Report(directory, ranks),
+        on_evaluation=_Report(str(base), ranks),
+        storage=config["storage"],
     )
     try:
         run(Experiment.parse(config["experiment"]), directory, options)
@@ -180,29 +203,30 @@ def _loop(config: dict[str, Any]) -> None:
         notes = " ".join(getattr(error, "__notes__", ()))
         text = f"{type(error).__name__}: {error} {notes}".strip()
         place = {"rank": ranks.rank, "ranks": ranks.world_size}
-        write_json(directory / _FAILURE, {"job": job, **place, "error": text})
+        write_text(base / _FAILURE, json.dumps({"job": job, **place, "error": text}))
         raise
 
 
-def _enter(directory: Path, job: str) -> bool:
+def _enter(directory: Path, base: Place, job: str) -> bool:
     """Whether this job has been here before. Then waits for its dead ranks to let go."""
-    path = directory / _JOB
+    path = base / _JOB
     same = path.is_file() and json.loads(path.read_text())["job"] == job
     end = time.monotonic() + (_LOCK_S if same else 0.0)
     while True:
         try:
             with locked(directory):
-                write_json(path, {"job": job})
-                return same and (directory / "config.json").is_file()
+                base.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps({"job": job}))
+                return same and (base / "config.json").is_file()
         except ConfigError:
             if time.monotonic() >= end:
                 raise
             time.sleep(0.5)
 
 
-def _failure(directory: Path, job: str) -> dict[str, Any] | None:
+def _failure(base: Place, job: str) -> dict[str, Any] | None:
     """The error of recsys that ended this job, if one did."""
-    path = directory / _FAILURE
+    path = base / _FAILURE
     found = json.loads(path.read_text()) if path.is_file() else {}
     return found if found.get("job") == job else None
 
@@ -211,7 +235,7 @@ def _failure(directory: Path, job: str) -> dict[str, Any] | None:
 class _Report:
     """Tells Ray about an evaluation, with a pointer to our checkpoints."""
 
-    directory: Path
+    run: str
     ranks: Ranks
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -220,5 +244,5 @@ class _Report:
             ray.train.report(content)
             return
         with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
-            write_json(Path(folder) / "pointer.json", {"run_dir": str(self.directory), **content})
+            write_json(Path(folder) / "pointer.json", {"run_dir": self.run, **content})
             ray.train.report(content, checkpoint=Checkpoint.from_directory(folder))

@@ -22,10 +22,11 @@ from recsys.embeddings.backend import resolve_backend
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
 from recsys.train.display import Show
-from recsys.train.folder import locked, open_run, write_json
+from recsys.train.folder import check_free, locked, open_run, write_json
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
+from recsys.train.storage import Mirror, place_of
 from recsys.train.torchrun import joined, local_rank, restarts, started_by_torchrun
 from recsys.train.watch import watched
 
@@ -42,6 +43,9 @@ class RunOptions:
         device: ``cpu`` or ``cuda``; None takes a GPU if there is one.
         on_evaluation: Called on every rank with the step and the validation metrics.
         timeout_s: How long ranks wait for each other before they fail.
+        storage: A folder or URL that all hosts reach (``s3://bucket/runs/x``), where they do not
+            share the run folder. Checkpoints go there, and a copy of everything else but plots for
+            tensorboard; a run that is resumed comes from there.
     """
 
     cache_dir: Path = Path(".data")
@@ -51,6 +55,7 @@ class RunOptions:
     device: str | None = None
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
     timeout_s: float = 600.0
+    storage: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,13 +144,22 @@ def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ra
     """The job on this rank, or on ``options.ranks`` new ones."""
     count = max(options.ranks, ranks.world_size)
     resolve_backend(experiment.embedding.backend, _device(options), count)
+    mirror = None
+    if options.storage is not None:
+        mirror = Mirror(directory, place_of(options.storage))
+        told = _Mirrored(mirror, options.on_evaluation)
+        options = dataclasses.replace(options, on_evaluation=told)
     with contextlib.ExitStack() as kept:
 
         def take() -> bool:
             kept.enter_context(locked(directory))
-            again = restarts() > 0 and (directory / "config.json").exists()
-            open_run(directory, experiment, options.resume or again)
-            return options.resume or again
+            there = directory if mirror is None else mirror.storage
+            resume = options.resume or (restarts() > 0 and (there / "config.json").exists())
+            check_free(there, resume)
+            if mirror is not None:
+                mirror.pull()
+            open_run(directory, experiment, resume)
+            return resume
 
         options = dataclasses.replace(options, resume=ranks.on_first(take))
         start = time.perf_counter()
@@ -159,7 +173,23 @@ def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ra
         result = RunResult(directory, seeds, prepared, oracle, ready)
         if ranks.first and len(experiment.seeds) > 1 and not result.interrupted:
             write_json(directory / "summary.json", without_nan(_summary(result)))
+        if ranks.first and mirror is not None:
+            mirror.push()
         return result
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mirrored:
+    """After every evaluation, brings the copy on storage up to date."""
+
+    mirror: Mirror
+    inner: Callable[[int, Mapping[str, float]], None] | None
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        if Ranks.current().first:
+            self.mirror.push()
+        if self.inner is not None:
+            self.inner(step, metrics)
 
 
 def _prepared(
@@ -206,6 +236,9 @@ def train_seeds(
         until.enter_context(watched(Ranks.current()))
         for seed in experiment.seeds:
             folder = directory if len(experiment.seeds) == 1 else directory / f"seed-{seed}"
+            storage = None
+            if options.storage is not None:
+                storage = place_of(options.storage) / folder.relative_to(directory).as_posix()
             if options.resume and _complete(folder, experiment):
                 results.append(SeedResult.load(folder))
                 continue
@@ -219,6 +252,7 @@ def train_seeds(
                 show=options.show,
                 device=_device(options),
                 on_evaluation=options.on_evaluation,
+                storage=storage,
             )
             results.append(job.run())
             if results[-1].fit.interrupted:

@@ -9,26 +9,24 @@ Stability: internal
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed
+from torch.distributed.checkpoint._hf_utils import CUSTOM_METADATA_KEY, SAVED_OFFSETS_KEY
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
     TensorProperties,
-    TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import (
     SavePlan,
@@ -41,6 +39,16 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
+from recsys.train.storage import Place, read_range
+
+_FILE_BYTES = 1 << 29
+"""Most bytes of a file, unless one row has more."""
+_READ_BYTES = 1 << 26
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 class _PartsPlanner(SavePlanner):
@@ -109,12 +117,7 @@ def write_parts(
     """
     alone = not distributed.is_initialized()
     rank = 0 if alone else distributed.get_rank(group)
-    rounds: list[list[TensorPart]] = []  # a file holds one part of a tensor
-    for part in (part for part in parts if part.values.numel()):
-        mine = next((r for r in rounds if all(other.name != part.name for other in r)), None)
-        if mine is None:
-            rounds.append(mine := [])
-        mine.append(part)
+    rounds = _rounds(parts)
     count = torch.tensor(max(1, len(rounds)))
     if not alone:
         distributed.all_reduce(count, distributed.ReduceOp.MAX, group=group)
@@ -150,6 +153,72 @@ def _write_round(
         ) from error
 
 
+def _rounds(parts: Sequence[TensorPart]) -> list[list[TensorPart]]:
+    """What goes into which file: one part of a tensor each, and no more bytes than memory bears.
+
+    Torch builds a file in memory before it writes it, so large parts are cut by rows.
+    """
+    rounds: list[list[TensorPart]] = []
+    sizes: list[int] = []
+    for part in parts:
+        for piece in _pieces(part):
+            size = piece.values.nbytes
+            for number, held in enumerate(rounds):
+                fits = sizes[number] + size <= _FILE_BYTES
+                if fits and all(other.name != piece.name for other in held):
+                    break
+            else:
+                number = len(rounds)
+                rounds.append([])
+                sizes.append(0)
+            rounds[number].append(piece)
+            sizes[number] += size
+    return rounds
+
+
+def _pieces(part: TensorPart) -> Iterator[TensorPart]:
+    """A part cut into blocks of rows."""
+    values = part.values
+    if not values.numel():
+        return
+    rows = max(1, _FILE_BYTES // max(1, values.nbytes // len(values)))
+    for start in range(0, len(values), rows):
+        offsets = (part.offsets[0] + start, *part.offsets[1:])
+        block = values[start : start + rows]
+        yield dataclasses.replace(part, offsets=offsets, values=block)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Block:
+    """A part of a tensor in a safetensors file.
+
+    Args:
+        file: Where.
+        start: Of its values in the file.
+        offsets: In the whole tensor.
+        sizes: Of the block.
+    """
+
+    file: Place
+    start: int
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """Rows of the block, read now."""
+        row = math.prod(self.sizes[1:])
+        start = self.start + first * row * dtype.itemsize
+        count = (last - first) * row * dtype.itemsize
+        content = read_range(self.file, start, count)
+        if len(content) != count:
+            raise CheckpointError(
+                f"{self.file}: not a whole safetensors file: expected {count:,} bytes at "
+                f"{start:,}, got {len(content):,}. The checkpoint is damaged."
+            )
+        values = torch.frombuffer(bytearray(content), dtype=dtype)
+        return values.view(last - first, *self.sizes[1:])
+
+
 class StoredTensor:
     """A whole tensor that lies in parts on disk; slicing reads what is asked for.
 
@@ -157,17 +226,13 @@ class StoredTensor:
         name: Of the tensor.
         shape: Of the whole.
         dtype: Of its values.
-        chunks: Offsets, sizes and file of every part.
+        blocks: Of all ranks.
     """
 
     def __init__(
-        self,
-        name: str,
-        shape: torch.Size,
-        dtype: torch.dtype,
-        chunks: Sequence[tuple[torch.Size, torch.Size, Path]],
+        self, name: str, shape: torch.Size, dtype: torch.dtype, blocks: Sequence[_Block]
     ) -> None:
-        self.name, self.shape, self.dtype, self._chunks = name, shape, dtype, tuple(chunks)
+        self.name, self.shape, self.dtype, self._blocks = name, shape, dtype, tuple(blocks)
         self.ndim = len(shape)
 
     def is_floating_point(self) -> bool:
@@ -190,54 +255,69 @@ class StoredTensor:
         ]
         found = torch.empty([max(0, end - start) for start, end in bounds], dtype=self.dtype)
         read = 0
-        for offsets, sizes, path in self._chunks:
+        for block in self._blocks:
             overlap = [
                 (max(start, first), min(end, first + size))
-                for (start, end), first, size in zip(bounds, offsets, sizes)
+                for (start, end), first, size in zip(bounds, block.offsets, block.sizes)
             ]
             if any(start >= end for start, end in overlap):
                 continue
-            source = tuple(slice(a - first, b - first) for (a, b), first in zip(overlap, offsets))
-            target = tuple(
-                slice(a - start, b - start) for (a, b), (start, _) in zip(overlap, bounds)
-            )
-            try:
-                with safe_open(str(path), framework="pt") as file:
-                    found[target] = file.get_slice(self.name)[source]
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: not a whole safetensors file: {error}.") from error
+            source = [slice(a - o, b - o) for (a, b), o in zip(overlap, block.offsets)]
+            target = [slice(a - o, b - o) for (a, b), (o, _) in zip(overlap, bounds)]
+            step = max(1, _READ_BYTES // max(1, math.prod(block.sizes[1:]) * self.dtype.itemsize))
+            for first in range(source[0].start, source[0].stop, step):
+                last = min(first + step, source[0].stop)
+                at = target[0].start + first - source[0].start
+                rows = block.rows(first, last, self.dtype)
+                found[slice(at, at + last - first), *target[1:]] = rows[:, *source[1:]]
             read += math.prod(end - start for start, end in overlap)
         if read != found.numel():
             raise CheckpointError(
                 f"`{self.name}`: {found.numel() - read:,} of {found.numel():,} values are in none "
-                f"of the files {sorted({path.name for *_, path in self._chunks})}. The checkpoint "
-                "is damaged."
+                f"of the files {sorted({block.file.name for block in self._blocks})}. The "
+                "checkpoint is damaged."
             )
         return found
 
 
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Everything that ranks wrote into a folder, by name; nothing is read yet.
+def stored_tensors(folder: Place) -> dict[str, StoredTensor]:
+    """Everything that ranks wrote into a folder, by name; no values are read yet.
 
     Args:
-        folder: Of `write_parts`. It may be missing.
+        folder: Of `write_parts`, here or on storage. It may be missing.
 
     Raises:
         CheckpointError: A file is damaged.
     """
-    sizes: dict[str, tuple[torch.Size, torch.dtype]] = {}
-    chunks: dict[str, list[tuple[torch.Size, torch.Size, Path]]] = {}
-    for place in sorted(folder.glob("*/")):
-        try:
-            found = HuggingFaceStorageReader(str(place)).read_metadata()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{place}: the tables cannot be read: {error}.") from error
-        for index, stored in (found.storage_data or {}).items():
-            chunk = torch.Size(index.offset), stored.shape, Path(stored.relative_path)
-            chunks.setdefault(index.fqn, []).append(chunk)
-        for name, entry in found.state_dict_metadata.items():
-            assert isinstance(entry, TensorStorageMetadata)
-            before = sizes.get(name, (entry.size, None))[0]
-            size = torch.Size(max(pair) for pair in zip(before, entry.size))
-            sizes[name] = size, entry.properties.dtype
-    return {name: StoredTensor(name, *sizes[name], chunks[name]) for name in sizes}
+    dtypes: dict[str, torch.dtype] = {}
+    blocks: dict[str, list[_Block]] = {}
+    rounds = [place for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
+    for place in rounds:
+        for file in place.iterdir():
+            for name, dtype, block in _blocks(file):
+                dtypes[name] = dtype
+                blocks.setdefault(name, []).append(block)
+    found = {}
+    for name, held in blocks.items():
+        ends = ([o + n for o, n in zip(block.offsets, block.sizes)] for block in held)
+        shape = torch.Size(max(sizes) for sizes in zip(*ends))
+        found[name] = StoredTensor(name, shape, dtypes[name], held)
+    return found
+
+
+def _blocks(file: Place) -> Iterator[tuple[str, torch.dtype, _Block]]:
+    """What is in a file, from the header of the safetensors format and torch's note in it."""
+    try:
+        length = int.from_bytes(read_range(file, 0, 8), "little")
+        header = json.loads(read_range(file, 8, length))
+        notes = json.loads(header.pop("__metadata__")[CUSTOM_METADATA_KEY])
+        for name, entry in header.items():
+            start, _ = entry["data_offsets"]
+            offsets = tuple(notes[name][SAVED_OFFSETS_KEY])
+            block = _Block(file, 8 + length + start, offsets, tuple(entry["shape"]))
+            yield name, _DTYPES[entry["dtype"]], block
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"{file}: not a whole safetensors file: {type(error).__name__}: {error}. The "
+            "checkpoint is damaged."
+        ) from error

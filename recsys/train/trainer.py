@@ -33,6 +33,7 @@ from recsys.train.saving import TrainingCheckpoints
 from recsys.train.schedule import Schedule
 from recsys.train.state import Progress
 from recsys.train.step import TrainStep
+from recsys.train.storage import Place
 from recsys.train.tracking import Tracker
 from recsys.types import Batch
 
@@ -110,6 +111,7 @@ class Trainer:
         config: Batches, schedule, evaluation, checkpoints.
         tables: What ``model.embeddings.attach_optimizer`` gave; None for a model without tables.
         run_dir: For ``metrics.jsonl`` and ``checkpoints/``.
+        storage: For ``checkpoints/`` instead, where ranks do not share ``run_dir``.
         show: How to show progress.
         phase: Which training of a method with several; by default the only one.
         trained: Whether the model goes on from an earlier training. Then its start is judged too
@@ -133,12 +135,15 @@ class Trainer:
         phase: Phase = _ONLY,
         trained: bool = False,
         on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
+        storage: Place | None = None,
     ) -> None:
         self.model, self.config, self.run_dir = model, config, Path(run_dir)
         self.phase, self._trained, self._on_evaluation = phase, trained, on_evaluation
         self.ranks = Ranks.current()
         self.tables = tables
-        self.checkpoints = CheckpointStore(self.run_dir / "checkpoints", config.keep_checkpoints)
+        folder = (self.run_dir if storage is None else storage) / "checkpoints"
+        self.checkpoints = CheckpointStore(folder, config.keep_checkpoints)
+        self._saved_step = -1
         self.progress = Progress()
         self._train_step = TrainStep(model, config, tables, self.ranks)
         self._saving = TrainingCheckpoints(
@@ -378,6 +383,7 @@ class Trainer:
             "best": self._best,
         }
         self._saving.save(progress.step, position, best)
+        self._saved_step = progress.step
 
     def _go_on(self, found: Checkpoint) -> list[str]:
         """Takes over the position of a checkpoint; says what there is to say."""
@@ -394,29 +400,24 @@ class Trainer:
 
     def _interrupted(self, name: str) -> None:
         self.progress.stopped = name
-        self._save(best=False)
+        if self._saved_step != self.progress.step:  # else this very step is being saved, as best
+            self._save(best=False)
         self._saving.wait()
         self._display.say(
             f"{name}: stopped after step {self.progress.step:,}, saved in "
             f"{self.checkpoints.directory}. Run again with --resume to go on exactly from here."
         )
 
-    def load_best(self) -> int:
+    def load_best(self) -> Checkpoint:
         """Puts the best weights into the model, or the last (no validation, or the phase says so).
 
         Returns:
-            Their step.
+            Where they are from. Tables that ranks wrote in parts are not read whole there, so that
+            nobody has to hold one.
         """
         found = self._best_checkpoint()
         self.model.load_state_dict(found.tensors["model"])
-        return int(found.state["progress"]["step"])
-
-    def stored_best(self) -> dict[str, Any]:
-        """The weights that `load_best` takes, as a state dict.
-
-        Tables that ranks wrote in parts are not read yet, so that nobody has to hold one whole.
-        """
-        return self._best_checkpoint().tensors["model"]
+        return found
 
     def _best_checkpoint(self) -> Checkpoint:
         last = self.phase.keeps == "last" or self.checkpoints.best() is None

@@ -14,9 +14,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-import os
 import re
-import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +31,7 @@ from recsys.embeddings.compression.schemes import AnyScheme
 from recsys.embeddings.scheme import Dtype, Full, Scheme
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError, did_you_mean
 from recsys.train.folder import write_json
+from recsys.train.launch import die_with_parent
 from recsys.tune.compression_cell import Cell, CellResult, train_cell
 
 
@@ -301,7 +300,7 @@ def _run(
     threads = max(1, torch.get_num_threads() // options.jobs)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        options.jobs, mp_context=context, initializer=_die_with_parent
+        options.jobs, mp_context=context, initializer=die_with_parent
     ) as pool:
         running = {
             pool.submit(
@@ -330,18 +329,6 @@ def _run(
                 future.cancel()
             raise
     return results, failed
-
-
-def _die_with_parent() -> None:
-    """In a worker: nobody trains on for a comparison that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def watch() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
 
 
 def slug(cell: Cell) -> str:

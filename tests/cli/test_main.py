@@ -32,7 +32,7 @@ FLAGS = {
     ],
     "train": [
         "--address", "--cache-dir", "--config", "--ranks", "--ray", "--resume", "--run-dir",
-        "--seeds", "--set", "--workers",
+        "--seeds", "--set", "--storage", "--timeout", "--workers",
     ],
 }  # fmt: skip
 """Every new flag is a promise: extend this list knowingly; settings belong into the YAML."""

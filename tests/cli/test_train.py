@@ -74,9 +74,10 @@ def test_train_on_ray_hands_over_what_was_asked(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(ray_train, "run_on_ray", run_on_ray)
     found = cli(
         "train", "--config", ROOT / "configs/ctr/lr.yaml", "--run-dir", tmp_path, "--ray",
-        "--workers", 3, "--address", "auto", "--resume", "--cache-dir", tmp_path / "cache",
+        "--workers", "3:5", "--storage", "memory://x", "--timeout", 60, "--address", "auto", "--resume", "--cache-dir", tmp_path / "cache",
     )  # fmt: skip
     assert "0.75" in found.output and f"saved in {tmp_path}" in found.output
-    assert seen["cluster"].workers == 3 and seen["cluster"].address == "auto"
+    assert (seen["options"].storage, seen["options"].timeout_s) == ("memory://x", 60)
+    assert seen["cluster"].workers == (3, 5) and seen["cluster"].address == "auto"
     assert seen["options"].resume and seen["options"].cache_dir == tmp_path / "cache"
     assert seen["run_dir"] == tmp_path and seen["seeds"] == (1,)

@@ -5,6 +5,7 @@ import torch
 
 from recsys.errors import CheckpointError
 from recsys.train.checkpoint import CheckpointStore, read_tensors
+from recsys.train.storage import place_of
 
 
 @pytest.fixture
@@ -74,10 +75,12 @@ def test_a_crash_while_writing_leaves_the_one_before(store, monkeypatch):
     with pytest.raises(CheckpointError, match=r"could not be saved: no space left .*is kept"):
         save(store, 2)
     monkeypatch.undo()
-    assert names(store) == ["last.json", "step-00000001", "step-00000002.partial"]
-    assert store.load("last").state == {"at": 1}
+    assert names(store) == ["last.json", "step-00000001", "step-00000002"]
+    found = store.load("last")
+    assert found.state == {"at": 1}
+    assert "step-00000002" in found.notes[0] and "cut off while being written" in found.notes[0]
     save(store, 3)
-    assert not [name for name in names(store) if "partial" in name]
+    assert names(store) == ["last.json", "step-00000001", "step-00000003"]
 
 
 def test_a_damaged_pointer_falls_back_to_the_newest(store):
@@ -128,3 +131,29 @@ def test_manifest_that_is_no_object(store):
     (save(store, 1) / "manifest.json").write_text("[]")
     with pytest.raises(CheckpointError, match="expected a JSON object"):
         store.load("step-00000001")
+
+
+def test_on_storage_that_is_no_disk(monkeypatch):
+    store = CheckpointStore(place_of("memory://test_checkpoint/run"), keep=2)
+    for step in (1, 2, 3, 4):
+        save(store, step, best=step == 1)
+    assert [n for n in names(store) if n.startswith("step")] == [
+        "step-00000001", "step-00000003", "step-00000004",
+    ]  # fmt: skip
+    assert store.load("best").tensors["model"]["w"].tolist() == [1.0] * 3
+    weights = store.load("last").path / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-2])
+    found = store.load("last")
+    assert found.state == {"at": 3} and "damaged" in found.notes[0]
+    save(store, 5)
+
+    def refuse(*_):
+        raise PermissionError("access denied")
+
+    monkeypatch.setattr("recsys.train.checkpoint.upload", refuse)
+    with pytest.raises(CheckpointError, match="could not be saved: PermissionError: access denied"):
+        save(store, 6)
+    monkeypatch.undo()
+    found = store.load("last")
+    assert found.state == {"at": 5} and "cut off while being written" in found.notes[0]

@@ -364,7 +364,7 @@ def test_a_training_that_only_spoils_a_trained_model_keeps_its_start(tmp_path, t
     fit = second.fit(train, valid)
     assert fit.stopped == "early stop"
     assert (fit.best_step == 0) == trained == (fit.best["auc"] == pytest.approx(best))
-    assert second.load_best() == fit.best_step
+    assert second.load_best().state["progress"]["step"] == fit.best_step
     same = [torch.equal(value, before[name]) for name, value in step.model.state_dict().items()]
     assert all(same) == trained
     if trained:  # the start is no evaluation of the training: patience runs from the first one on
@@ -383,7 +383,9 @@ def test_a_phase_may_keep_its_last_weights(tmp_path, keeps):
     trainer = Trainer(step.model, config, step.tables, tmp_path, "none", phase)
     fit = trainer.fit(train, valid)
     assert fit.best_step < 12
-    assert trainer.load_best() == (12 if keeps == "last" else fit.best_step)
+    assert trainer.load_best().state["progress"]["step"] == (
+        12 if keeps == "last" else fit.best_step
+    )
 
 
 @pytest.mark.parametrize("settles", [6, None])
@@ -413,4 +415,4 @@ def test_a_phase_may_keep_the_best_of_its_settled_weights(tmp_path, monkeypatch,
         assert fit.best["logloss"] == seen[fit.best_step]
         if fit.stopped == "early stop":
             assert fit.steps >= 6 + 2 * len(train)
-    assert trainer.load_best() == fit.best_step
+    assert trainer.load_best().state["progress"]["step"] == fit.best_step

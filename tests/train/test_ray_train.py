@@ -24,6 +24,12 @@ def test_what_ray_is_not_asked_for(tmp_path):
         ray_train.run_on_ray(one, tmp_path, RunOptions(ranks=2))
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         ray_train.run_on_ray(one, tmp_path, None, ray_train.RayOptions(workers=0))
+    with pytest.raises(ConfigError, match=r"no more than the most, got \(3, 2\)"):
+        ray_train.run_on_ray(one, tmp_path, None, ray_train.RayOptions(workers=(3, 2)))
+    assert ray_train.parse_workers("4") == 4 and ray_train.parse_workers("2:8") == (2, 8)
+    for text in ("", "2:", "1:2:3", "-1", "two"):
+        with pytest.raises(ConfigError, match="expected a number, or the least and the most"):
+            ray_train.parse_workers(text)
 
 
 @pytest.fixture(scope="module")

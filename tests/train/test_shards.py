@@ -17,6 +17,7 @@ from recsys.errors import CheckpointError
 from recsys.train import shards
 from recsys.train.checkpoint import CheckpointStore
 from recsys.train.shards import stored_tensors, write_parts
+from recsys.train.storage import place_of
 from tests.embeddings import ranks as toy
 
 CASES = [
@@ -128,6 +129,25 @@ def test_any_block_can_be_read(tmp_path):
         (slice(4, 4), slice(None)),
     ):
         assert torch.equal(found[block], whole[block])
+
+
+@pytest.mark.parametrize("storage", [False, True])
+def test_large_parts_are_cut_into_files_that_memory_bears(tmp_path, monkeypatch, storage):
+    monkeypatch.setattr(shards, "_FILE_BYTES", 40)
+    monkeypatch.setattr(shards, "_READ_BYTES", 20)
+    whole, sums = torch.arange(24.0).view(6, 4), torch.arange(6.0)
+    mine = [*halves("t", whole), TensorPart("sum", (0,), (6,), sums)]
+    if storage:
+        store = CheckpointStore(place_of("memory://test_shards/run"))
+        store.save(1, {"model": {}}, {}, parts={"model": mine})
+        found = store.load("last").tensors["model"]
+    else:
+        files = write_parts(mine, tmp_path)
+        assert all(path.stat().st_size < 400 for path in files)  # 40 bytes and a header
+        found = stored_tensors(tmp_path)
+    assert torch.equal(found["sum"][1:5], sums[1:5])
+    for block in (slice(None), slice(2, 5), (slice(1, 6), slice(1, 3))):
+        assert torch.equal(found["t"][block], whole[block])
 
 
 def test_a_missing_block_is_an_error_not_garbage(tmp_path):
