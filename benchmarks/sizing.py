@@ -51,7 +51,7 @@ class Job:
     memory: float = 80e9
     usable: float = 0.9
     host_memory: float = 2e12
-    save_copies: float = 3.0
+    save_copies: float = 1.0
     flops: float = 67e12
     flops_share: float = 0.5
     hbm: float = 3.35e12
@@ -253,7 +253,7 @@ def survival(job: Job, found: Size) -> Survival:
     stop = found.saved / job.copy if job.background and ranks > 1 else write
     # The next checkpoint waits for the one before.
     cost = stop + (max(0.0, write - job.interval) if job.background else 0.0)
-    load = job.restart + whole / job.verify + moved  # the first rank checks all files
+    load = job.restart + found.saved / job.verify + moved  # each rank checks its share
     mtbf = job.mtbf_hours * 3600 / ranks
     lost = job.interval / 2 + write  # a checkpoint counts when it is written
     goodput = 1 / (1 + cost / job.interval + (lost + load) / mtbf)
@@ -350,7 +350,7 @@ HELP = {
     "storage_host": "bytes a second a host writes or reads",
     "storage_all": "bytes a second of the whole storage",
     "copy": "GPU to host memory, a GPU",
-    "verify": "bytes a second that the first rank reads and hashes before a resume",
+    "verify": "bytes a second that a rank reads and hashes",
     "restart": "seconds until a failure is seen and all ranks run again, without loading",
     "mtbf_hours": "GPU-hours between two failures",
     "interval": "seconds between two checkpoints",

@@ -103,13 +103,13 @@ def test_checkpoints_and_goodput():
     )  # fmt: skip
     lives = survival(job, size(job, "table_wise", 2))
     assert lives.write == pytest.approx(10) and lives.stop == pytest.approx(0.5)
-    assert lives.load == pytest.approx(10 + 2e9 / 0.5e9 + 8)
+    assert lives.load == pytest.approx(10 + 1e9 / 0.5e9 + 8)
     assert lives.mtbf == 3600
-    assert lives.goodput == pytest.approx(1 / (1 + 0.005 + (50 + 10 + 22) / 3600))
+    assert lives.goodput == pytest.approx(1 / (1 + 0.005 + (50 + 10 + 20) / 3600))
     assert lives.best_interval == pytest.approx(60)
     slow = dataclasses.replace(job, interval=4)  # the next one waits 6 s for the one before
     assert survival(slow, size(job, "table_wise", 2)).goodput == pytest.approx(
-        1 / (1 + 6.5 / 4 + (2 + 10 + 22) / 3600)
+        1 / (1 + 6.5 / 4 + (2 + 10 + 20) / 3600)
     )
     blocking = dataclasses.replace(job, background=False)
     assert survival(blocking, size(job, "table_wise", 2)).stop == pytest.approx(10)
