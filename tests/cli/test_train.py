@@ -74,7 +74,8 @@ def test_train_on_ray_hands_over_what_was_asked(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(ray_train, "run_on_ray", run_on_ray)
     found = cli(
         "train", "--config", ROOT / "configs/ctr/lr.yaml", "--run-dir", tmp_path, "--ray",
-        "--workers", "3:5", "--storage", "memory://x", "--timeout", 60, "--address", "auto", "--resume", "--cache-dir", tmp_path / "cache",
+        "--workers", "3:5", "--storage", "memory://x", "--timeout", 60, "--address", "auto",
+        "--resume", "--cache-dir", tmp_path / "cache",
     )  # fmt: skip
     assert "0.75" in found.output and f"saved in {tmp_path}" in found.output
     assert (seen["options"].storage, seen["options"].timeout_s) == ("memory://x", 60)

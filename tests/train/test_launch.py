@@ -1,14 +1,18 @@
 import operator
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 from torch import distributed
 
 from recsys.config import Experiment
 from recsys.errors import TrainingError
+from recsys.train.job import SeedResult
 from recsys.train.launch import _died, launch
 from recsys.train.run import RunOptions, run
 from recsys.train.tracking import read_metrics
@@ -64,3 +68,37 @@ def test_stopped_on_two_ranks_and_resumed_equals_uninterrupted(tmp_path):
     again = RunOptions(cache_dir=tmp_path, ranks=2, show="none", resume=True)
     rest = run(experiment, tmp_path / "cut", again)
     assert rest.seeds[0].metrics == whole.seeds[0].metrics
+
+
+@pytest.mark.distributed
+def test_a_job_that_is_killed_takes_its_ranks_with_it_and_goes_on(tmp_path):
+    """SIGKILL of the process that started the ranks; then the same command with --resume."""
+    experiment = Experiment.parse(
+        {
+            "dataset": {"class": "recsys.datasets.synthetic.Synthetic",
+                        "num_rows": 20000, "valid_rows": 500, "test_rows": 500},
+            "model": {"class": "recsys.models.ctr.deep_fm.DeepFM", "embedding_dim": 4,
+                      "mlp": {"hidden_units": [8], "dropout": 0.3}},
+            "train": {"batch_size": 64, "num_epochs": 2, "evaluations_per_epoch": 4,
+                      "bootstrap_samples": 0, "background_checkpoints": False},
+        }
+    )  # fmt: skip
+    experiment.save(tmp_path / "config.yaml")
+    run(experiment, tmp_path / "whole", RunOptions(tmp_path / "cache", ranks=2, show="none"))
+    command = [sys.executable, "-m", "recsys", "train", "--config", str(tmp_path / "config.yaml")]
+    command += ["--cache-dir", str(tmp_path / "cache"), "--run-dir", str(tmp_path / "cut")]
+    job = subprocess.Popen([*command, "--ranks", "2"], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "cut/checkpoints/last.json").exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    ranks = psutil.Process(job.pid).children(recursive=True)
+    assert len(ranks) >= 2
+    job.kill()
+    job.wait()
+    gone, alive = psutil.wait_procs(ranks, timeout=20)
+    assert not alive and len(gone) == len(ranks)
+    assert not (tmp_path / "cut/result.json").exists()
+    rest = run(
+        experiment, tmp_path / "cut", RunOptions(tmp_path / "cache", True, ranks=2, show="none")
+    )
+    assert rest.seeds[0].metrics == SeedResult.load(tmp_path / "whole").metrics
