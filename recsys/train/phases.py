@@ -93,8 +93,8 @@ def _kind(scheme: Scheme) -> str:
 def phase_config(train: TrainConfig, phase: Phase) -> TrainConfig:
     """The training of one phase: its share of the epochs and steps, rounded up.
 
-    A phase that keeps its last weights makes the model worse on purpose. It is not stopped early:
-    that would end it before it is through. One that keeps settled weights is, once they are.
+    A phase that does not keep its best weights makes the model worse on purpose. It is not stopped
+    early: that would end it before it is through, or before it has recovered.
 
     Args:
         train: Of the run.
@@ -109,7 +109,7 @@ def phase_config(train: TrainConfig, phase: Phase) -> TrainConfig:
         return max(1, math.ceil(whole * phase.epochs - 1e-9))
 
     steps = None if train.max_steps is None else share(train.max_steps)
-    patience = None if phase.keeps == "last" else train.early_stop_patience
+    patience = train.early_stop_patience if phase.keeps == "best" else None
     return train.model_copy(
         update={
             "num_epochs": share(train.num_epochs),
