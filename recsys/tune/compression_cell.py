@@ -28,6 +28,7 @@ from recsys.serving.artefact import load_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train.folder import write_json
 from recsys.train.run import RunOptions, RunResult, run
+from recsys.train.storage import remove
 
 _LOOKUPS = 20  # repetitions of the lookup that is timed
 _LOOKUP_ROWS = 4096
@@ -155,7 +156,16 @@ def train_cell(
     ]
     found = _summary(cell, result, judged)
     write_json(folder / "cell.json", dataclasses.asdict(found))
+    for seed in result.seeds:
+        _tidy(seed.directory)
     return found
+
+
+def _tidy(directory: Path) -> None:
+    """Removes what only a resume needs: a hundred trained cells must not fill the disk."""
+    for folder in (directory, *directory.glob("phase-*")):
+        for name in ("checkpoints", "phases"):
+            remove(folder / name)
 
 
 def _summary(cell: Cell, result: RunResult, judged: Sequence[dict[str, Any]]) -> CellResult:

@@ -123,6 +123,14 @@ def test_compares_reports_and_goes_on(tmp_path, capsys):
     assert again.cells == comparison.cells
     assert "3 cells are done already" in capsys.readouterr().out
 
+    assert not list((tmp_path / "out").rglob("checkpoints"))  # cells do not fill the disk
+    trained = {path: path.read_text() for path in (tmp_path / "out").rglob("result.json")}
+    wider = CompareOptions((0.5,), ("fp32", "int8"), cache_dir=tmp_path / "cache")
+    more = compare(make_experiment(), schemes, tmp_path / "out", wider)
+    assert [cell.metrics["fp32"] for cell in more.cells] == [c.metrics["fp32"] for c in again.cells]
+    assert all("int8" in cell.metrics for cell in more.cells)
+    assert {path: path.read_text() for path in trained} == trained  # nothing was trained again
+
 
 def test_another_experiment_in_the_folder_is_refused(tmp_path):
     (tmp_path / "experiment.json").write_text("{}")
