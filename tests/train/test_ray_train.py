@@ -22,7 +22,7 @@ def test_what_ray_is_not_asked_for(tmp_path):
     one = Experiment.parse(CONFIG)
     with pytest.raises(ConfigError, match="every worker is a rank, got ranks=2"):
         ray_train.run_on_ray(one, tmp_path, RunOptions(ranks=2))
-    with pytest.raises(ConfigError, match="at least 1, .* got 0"):
+    with pytest.raises(ConfigError, match=r"at least 1, .* got 0"):
         ray_train.run_on_ray(one, tmp_path, None, ray_train.RayOptions(workers=0))
     with pytest.raises(ConfigError, match=r"no more than the most, got \(3, 2\)"):
         ray_train.run_on_ray(one, tmp_path, None, ray_train.RayOptions(workers=(3, 2)))
