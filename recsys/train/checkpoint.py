@@ -158,7 +158,7 @@ class CheckpointStore:
 
         Args:
             which: ``last``, ``best`` or the name of a folder.
-            ranks: Of the job. All of them call it, and the first one checks.
+            ranks: Of the job. All of them call it, and each verifies its share of the files.
 
         Raises:
             CheckpointError: There is none, or none that is whole.

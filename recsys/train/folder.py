@@ -71,17 +71,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_free(folder: Place, resume: bool) -> None:
+def check_free(folder: Place, there: bool, resume: bool) -> None:
     """Refuses to start in a folder that holds a run, or to resume in one that holds none.
 
     Args:
         folder: The run folder, or its copy on storage.
+        there: Whether it holds a run.
         resume: Whether a run is to go on.
 
     Raises:
         ConfigError: See above.
     """
-    there = (folder / "config.json").exists()
     if not resume and there:
         raise ConfigError(
             f"{folder} holds a run already. Add --resume to go on with it, or choose another "
@@ -105,8 +105,8 @@ def open_run(run_dir: Path, experiment: Experiment, resume: bool) -> None:
         ConfigError: Without ``resume`` there is a run already; with it there is none, or one of
             another experiment.
     """
-    check_free(run_dir, resume)
     path = run_dir / "config.json"
+    check_free(run_dir, path.exists(), resume)
     if resume:
         _check_same(run_dir, load(path), experiment)
     experiment.save(path)

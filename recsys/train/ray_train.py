@@ -110,7 +110,7 @@ def run_on_ray(
             "experiment": experiment.model_dump(mode="json"),
             "run_dir": str(directory),
             "cache_dir": str(Path(options.cache_dir).resolve()),
-            "storage": options.storage,
+            "storage": None if options.storage is None else str(base),
             "resume": options.resume,
             "show": options.show,
             "device": options.device or ("cuda" if cluster.gpu else "cpu"),

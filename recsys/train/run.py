@@ -153,10 +153,10 @@ def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ra
 
         def take() -> bool:
             kept.enter_context(locked(directory))
-            there = directory if mirror is None else mirror.storage
-            resume = options.resume or (restarts() > 0 and (there / "config.json").exists())
-            check_free(there, resume)
+            there = (directory / "config.json").exists() if mirror is None else mirror.holds_run()
+            resume = options.resume or (restarts() > 0 and there)
             if mirror is not None:
+                check_free(mirror.storage, there, resume)  # before the run there is taken over
                 mirror.pull()
             open_run(directory, experiment, resume)
             return resume

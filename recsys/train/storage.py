@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from upath import UPath
 
-from recsys.errors import CheckpointError, ConfigError
+from recsys.errors import CheckpointError, ConfigError, RecsysError
 
 Place: TypeAlias = Path | UPath
 """A folder or file, here or on storage."""
@@ -36,7 +36,7 @@ def place_of(url: str | Path) -> Place:
         ConfigError: Nobody knows such storage, or the package for it is missing.
     """
     if "://" not in str(url):
-        return Path(url)
+        return Path(url).resolve()  # workers elsewhere have another working directory
     try:
         found = UPath(str(url))
         _ = found.fs
@@ -150,37 +150,66 @@ class Mirror:
         self._id = uuid.uuid4().hex
         self._sent: dict[str, tuple[int, int]] = {}
 
+    def holds_run(self) -> bool:
+        """Whether there is a run on storage.
+
+        Raises:
+            CheckpointError: The storage cannot be reached.
+        """
+        with _reached(self.storage):
+            return (self.storage / "config.json").exists()
+
     def pull(self) -> None:
-        """Takes the run over and fetches it: the copy is right where this folder differs."""
-        self.storage.mkdir(parents=True, exist_ok=True)
-        write_text(self.storage / _OWNER, self._id)
-        for name, place in _files(self.storage):
-            target = self.folder / name
-            if name != _OWNER:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                draft = target.with_name(f".{target.name}.partial")
-                draft.write_bytes(place.read_bytes())
-                draft.replace(target)
+        """Takes the run over and fetches it: the copy is right where this folder differs.
+
+        Raises:
+            CheckpointError: The storage cannot be reached.
+        """
+        with _reached(self.storage):
+            self.storage.mkdir(parents=True, exist_ok=True)
+            write_text(self.storage / _OWNER, self._id)
+            for name, place in _files(self.storage):
+                target = self.folder / name
+                if name != _OWNER:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    draft = target.with_name(f".{target.name}.partial")
+                    draft.write_bytes(place.read_bytes())
+                    draft.replace(target)
 
     def push(self) -> None:
         """Sends what has changed since the last time.
 
         Raises:
-            CheckpointError: Another job has taken the run over.
+            CheckpointError: Another job has taken the run over, or the storage cannot be reached.
         """
-        owner = self.storage / _OWNER
-        if owner.read_text() != self._id:
-            raise CheckpointError(
-                f"{self.storage}: another job has taken this run over. This one stops, so that "
-                "they do not mix. Use another storage folder for a run of its own."
-            )
-        for name, path in _files(self.folder):
-            assert isinstance(path, Path)
-            state = path.stat()
-            now = state.st_size, state.st_mtime_ns
-            if self._sent.get(name) != now:
-                upload(path, self.storage / name)
-                self._sent[name] = now
+        with _reached(self.storage):
+            owner = (self.storage / _OWNER).read_text()
+            if owner != self._id:
+                raise CheckpointError(
+                    f"{self.storage}: another job has taken this run over. This one stops, so that "
+                    "they do not mix. Use another storage folder for a run of its own."
+                )
+            for name, path in _files(self.folder):
+                assert isinstance(path, Path)
+                state = path.stat()
+                now = state.st_size, state.st_mtime_ns
+                if self._sent.get(name) != now:
+                    upload(path, self.storage / name)
+                    self._sent[name] = now
+
+
+@contextlib.contextmanager
+def _reached(storage: Place) -> Iterator[None]:
+    """Errors of storage, of whatever kind, as one of ours."""
+    try:
+        yield
+    except RecsysError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"storage {storage} cannot be used: {type(error).__name__}: {error}. Check that it "
+            "exists, the rights on it, and the network; checkpoints that are there are kept."
+        ) from error
 
 
 def _files(folder: Place, name: str = "") -> Iterator[tuple[str, Place]]:

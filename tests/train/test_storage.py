@@ -64,6 +64,22 @@ def test_a_copy_goes_there_and_back_and_has_one_owner(tmp_path):
     second.push()
 
 
+def test_storage_that_cannot_be_reached_is_said(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ConnectionResetError("no route to host")
+
+    storage = UPath("memory://test_reach/run")
+    mirror = Mirror(tmp_path, storage)
+    mirror.pull()
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("recsys.train.storage.upload", refuse)
+    with pytest.raises(CheckpointError, match=r"memory://.* cannot be used: ConnectionResetError"):
+        mirror.push()
+    monkeypatch.setattr("recsys.train.storage.write_text", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be used: .*no route to host. Check that"):
+        Mirror(tmp_path, storage).pull()
+
+
 def metrics(folder) -> dict:
     return json.loads((folder / "result.json").read_text())["metrics"]
 
