@@ -16,6 +16,14 @@ from recsys.train.job import SeedResult
 from recsys.train.launch import _died, launch
 from recsys.train.run import RunOptions, run
 from recsys.train.tracking import read_metrics
+from tests.train.test_torchrun import CONFIG
+
+
+def long_job(**train) -> Experiment:
+    """Takes long enough to be stopped on its way."""
+    dataset = {**CONFIG["dataset"], "num_rows": 20000}
+    train = {**CONFIG["train"], "batch_size": 64, **train}
+    return Experiment.parse({**CONFIG, "dataset": dataset, "train": train})
 
 
 def test_how_a_rank_died_is_said():
@@ -45,16 +53,7 @@ def test_a_rank_that_dies_does_not_hang_the_job():
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_stopped_on_two_ranks_and_resumed_equals_uninterrupted(tmp_path):
-    experiment = Experiment.parse(
-        {
-            "dataset": {"class": "recsys.datasets.synthetic.Synthetic",
-                        "num_rows": 20000, "valid_rows": 500, "test_rows": 500},
-            "model": {"class": "recsys.models.ctr.deep_fm.DeepFM", "embedding_dim": 4,
-                      "mlp": {"hidden_units": [8], "dropout": 0.3}},
-            "train": {"batch_size": 64, "num_epochs": 2, "evaluations_per_epoch": 2,
-                      "bootstrap_samples": 0},
-        }
-    )  # fmt: skip
+    experiment = long_job(background_checkpoints=True)
     options = RunOptions(cache_dir=tmp_path, ranks=2, show="none")
     whole = run(experiment, tmp_path / "whole", options)
 
@@ -73,16 +72,7 @@ def test_stopped_on_two_ranks_and_resumed_equals_uninterrupted(tmp_path):
 @pytest.mark.distributed
 def test_a_job_that_is_killed_takes_its_ranks_with_it_and_goes_on(tmp_path):
     """SIGKILL of the process that started the ranks; then the same command with --resume."""
-    experiment = Experiment.parse(
-        {
-            "dataset": {"class": "recsys.datasets.synthetic.Synthetic",
-                        "num_rows": 20000, "valid_rows": 500, "test_rows": 500},
-            "model": {"class": "recsys.models.ctr.deep_fm.DeepFM", "embedding_dim": 4,
-                      "mlp": {"hidden_units": [8], "dropout": 0.3}},
-            "train": {"batch_size": 64, "num_epochs": 2, "evaluations_per_epoch": 4,
-                      "bootstrap_samples": 0, "background_checkpoints": False},
-        }
-    )  # fmt: skip
+    experiment = long_job(evaluations_per_epoch=4)
     experiment.save(tmp_path / "config.yaml")
     run(experiment, tmp_path / "whole", RunOptions(tmp_path / "cache", ranks=2, show="none"))
     command = [sys.executable, "-m", "recsys", "train", "--config", str(tmp_path / "config.yaml")]

@@ -22,11 +22,11 @@ from recsys.errors import ShardingError
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dlrm import DLRM
 from recsys.schema import Categorical, Label, Numeric, Schema
+from recsys.testing.data import random_batch
 from recsys.train.backend import attach_tables, materialize
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
-from recsys.types import Batch
 
 DIM, STEPS, SIZE = 16, 3, 64
 TABLE = 384 << 20  # bytes
@@ -62,17 +62,9 @@ def train(rows: int, memory: int | None) -> tuple[int, float]:
     tables = attach_tables(model, config, "torchrec")
     model.reset_parameters(1)
     step = TrainStep(model, TrainConfig(batch_size=SIZE), tables, Ranks.current())
-    generator, loss = torch.Generator().manual_seed(Ranks.current().rank), torch.zeros(())
-    for _ in range(STEPS):
-        batch = Batch(
-            dense=torch.randn(SIZE, 1, generator=generator),
-            values=torch.randint(1, rows, (SIZE,), generator=generator, dtype=torch.int32),
-            lengths=torch.ones(SIZE, dtype=torch.int32),
-            labels=torch.randint(0, 2, (SIZE, 1), generator=generator).float(),
-            keys=("id",),
-            value_counts=(SIZE,),
-        )
-        loss = step(batch, 1.0)
+    first, loss = Ranks.current().rank * STEPS, torch.zeros(())
+    for number in range(STEPS):
+        loss = step(random_batch(schema, SIZE, first + number), 1.0)
     return model.embeddings.store.table_bytes(), float(loss)
 
 
