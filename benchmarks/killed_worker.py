@@ -63,7 +63,8 @@ def note_times(folder: str, kill_at: int) -> None:
         file.write(json.dumps(found) + "\n")
 
     file.write(json.dumps({"event": "made", "time": created(), "rank": -1, "step": 0}) + "\n")
-    job, restore, step = SeedJob.run, TrainingCheckpoints.restore, TrainStep.forward
+    job, restore = SeedJob.run, TrainingCheckpoints.restore
+    forward, update = TrainStep.forward, TrainStep.update
 
     def run(self: Any) -> Any:
         note("job")
@@ -76,21 +77,24 @@ def note_times(folder: str, kill_at: int) -> None:
         note("resumed")
         return found
 
-    def stepped(self: Any, *arguments: Any) -> Any:
+    def begun(self: Any, *arguments: Any) -> Any:
         if at["step"] + 1 == kill_at and Ranks.current().rank == 1 and not marker.exists():
             marker.touch()
             note("kill")
             os.kill(os.getpid(), signal.SIGKILL)
-        loss = step(self, *arguments)
+        return forward(self, *arguments)
+
+    def stepped(self: Any) -> None:
+        update(self)
         at["step"] += 1
         if Ranks.current().first:
             note("step")
-        return loss
 
     for cls, name, mine in (
         (SeedJob, "run", run),
         (TrainingCheckpoints, "restore", resumed),
-        (TrainStep, "forward", stepped),
+        (TrainStep, "forward", begun),
+        (TrainStep, "update", stepped),
     ):
         setattr(cls, name, mine)
 

@@ -11,9 +11,10 @@ runs that were interleaved in rounds:
 - ``local 1``, ``torchrec 1``: one rank, without and with torchrec, one core;
 - ``alone 2``: two processes that know nothing of each other, a core each: what the cores share
   (memory, caches, the host) without any communication, the ceiling of the rest;
-- ``strong 2``: two ranks that share out the batch of one; ``weak 2``: two with a whole batch each.
+- ``strong 2``: two ranks that share out the batch of one; ``weak 2``: two with a whole batch each;
+  both also ``plain``, without the pipeline that sends the next batch's indices ahead.
 
-A step's time is that of the trainer's loop (reading, forward, backward, update), after warm steps.
+A step's time is from update to update in the trainer's loop, after warm steps.
 Efficiency is rate(2) / (2 rate(1)) of the same round.
 
 The **communication share** is the part of the wall time that a rank's training thread spends
@@ -36,9 +37,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import distributed
@@ -52,8 +53,8 @@ from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import Backend
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
+from recsys.train.step import TrainStep
 from recsys.train.trainer import Trainer
-from recsys.types import Batch
 
 _SENT: dict[str, int | None] = {  # position of what is sent
     "all_reduce": 0, "all_to_all_single": 1, "reduce_scatter": 1, "reduce_scatter_tensor": 1,
@@ -144,35 +145,34 @@ class ScalingJob:
     warm: int
 
 
-class Clocked:
-    """A training loader that notes when batches are asked for, over as many epochs as it takes."""
+class Clock:
+    """Notes when each step of the trainer ends; after the warm ones all ranks start together."""
 
-    def __init__(self, inner: BatchLoader, warm: int, meter: Meter) -> None:
-        self._inner, self._warm, self._meter = inner, warm, meter
+    def __init__(self, warm: int, meter: Meter) -> None:
+        self._warm, self._meter, self._done = warm, meter, 0
         self.stamps: list[float] = []
         self.cpu: list[dict[str, float]] = []
+        inner = TrainStep.update
 
-    def __len__(self) -> int:
-        return len(self._inner)
+        def update(step: TrainStep) -> None:
+            inner(step)
+            self._stepped()
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Passes batches on; after the warm ones all ranks start together."""
-        for batch in self._inner:
-            if len(self.stamps) == self._warm:
-                distributed.barrier()
-                self._meter.on = True
-                self.cpu.append(thread_seconds())
+        TrainStep.update = update  # type: ignore[method-assign]
+
+    def _stepped(self) -> None:
+        self._done += 1
+        if self._done == self._warm:
+            distributed.barrier()
+            self._meter.on = True
+            self.cpu.append(thread_seconds())
+        if self._done >= self._warm:
             self.stamps.append(time.perf_counter())
-            yield batch
 
     def ended(self) -> None:
-        """Called at the end of the last step."""
-        self.stamps.append(time.perf_counter())
+        """Called after the last step."""
         self._meter.on = False
         self.cpu.append(thread_seconds())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def scaling_rank(job: ScalingJob) -> list[dict[str, Any]]:
@@ -198,17 +198,18 @@ def scaling_rank(job: ScalingJob) -> list[dict[str, Any]]:
     settings = {
         "batch_size": job.batch, "num_epochs": 10**6, "max_steps": job.warm + job.steps,
         "background_checkpoints": False, "evaluations_per_epoch": 1, "checkpoint_every": 10**9,
+        "pipeline": "none" if job.kind.endswith("plain") else "auto",
     }  # fmt: skip
     config = experiment.train.model_copy(update=settings)
     options = LoaderConfig(batch_size=job.batch, shuffle=True, seed=seed)
-    inner = BatchLoader(prepared, "train", options, ranks.rank, ranks.world_size)
-    loader = Clocked(inner, job.warm, meter)
+    loader = BatchLoader(prepared, "train", options, ranks.rank, ranks.world_size)
+    clock = Clock(job.warm, meter)
     folder = job.folder / str(everyone.rank) if job.kind == "alone 2" else job.folder
     trainer = Trainer(model, config, tables, folder, show="none")
-    trainer._save = lambda best: loader.ended()  # the last thing; it would write the tables
-    trainer.fit(cast(Any, loader))  # the rest of a loader is passed on
-    stamps, wall = loader.stamps[job.warm :], loader.stamps[-1] - loader.stamps[job.warm]
-    before, after = loader.cpu[0], loader.cpu[-1]
+    trainer._save = lambda best: clock.ended()  # the last thing; it would write the tables
+    trainer.fit(loader)
+    stamps, wall = clock.stamps, clock.stamps[-1] - clock.stamps[0]
+    before, after = clock.cpu
     found = {
         "seconds": wall,
         "rate": job.steps * job.batch / wall,
@@ -252,7 +253,8 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
     prepared = prepared_of(experiment, args.cache or folder / "cache")
     half = args.batch // 2
     kinds = {"local 1": (1, args.batch), "torchrec 1": (1, args.batch), "alone 2": (2, args.batch),
-             "strong 2": (2, half), "weak 2": (2, args.batch)}  # fmt: skip
+             "strong 2": (2, half), "strong 2 plain": (2, half),
+             "weak 2": (2, args.batch), "weak 2 plain": (2, args.batch)}  # fmt: skip
     kinds = {k: v for k, v in kinds.items() if args.kinds == "all" or k in args.kinds.split(",")}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     steps: dict[str, list[float]] = {name: [] for name in kinds}
@@ -281,7 +283,7 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
     print()
     ratios = [
         (f"{two} against {one}", two, one)
-        for two in ("alone 2", "strong 2", "weak 2")
+        for two in ("alone 2", "strong 2", "strong 2 plain", "weak 2", "weak 2 plain")
         for one in ("local 1", "torchrec 1")
         if two in rates and one in rates and (two, one) != ("alone 2", "torchrec 1")
     ]
@@ -291,6 +293,10 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
     if {"local 1", "torchrec 1"} <= rates.keys():
         pairs = zip(rates["local 1"], rates["torchrec 1"])
         rows.append(("torchrec 1 / local 1 (not halved)", spread([b / a for a, b in pairs], ".2f")))
+    for name in ("strong 2", "weak 2"):
+        if {name, f"{name} plain"} <= rates.keys():
+            pairs = zip(rates[f"{name} plain"], rates[name])
+            rows.append((f"{name} / {name} plain", spread([b / a for a, b in pairs], ".2f")))
     table(rows)
     for name, found in talk.items():
         print(f"\ncommunication of {name}, share of the wall time, mean of both ranks")

@@ -251,6 +251,9 @@ class TrainConfig(Frozen):
     """Threads of torch; all cores otherwise."""
     log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics.jsonl."""
+    pipeline: Literal["auto", "none", "sparse_dist"] = "auto"
+    """With several ranks: send the next batch's indices to the ranks that hold its rows while a
+    batch is trained (``sparse_dist``; the result is the same). ``auto`` does it where it can."""
     deterministic: bool = False
     """Only operations that give the same bits every time; slower on GPUs."""
 

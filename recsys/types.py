@@ -98,21 +98,22 @@ class Batch:
         position, size = self.keys.index(key), self.batch_size
         return self.lengths[position * size : (position + 1) * size]
 
-    def _map(self, change: object) -> Batch:
-        tensors = {
-            field.name: change(value)  # type: ignore[operator]
-            for field in dataclasses.fields(self)
-            if hasattr(value := getattr(self, field.name), "is_floating_point")
-        }
-        return dataclasses.replace(self, **tensors)
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by the name of their field."""
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: value for name, value in values if hasattr(value, "is_floating_point")}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = {
+            name: t.to(device, non_blocking=non_blocking) for name, t in self.tensors().items()
+        }
+        return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, so that ``to`` can overlap with work."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        pinned = {name: tensor.pin_memory() for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **pinned)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ class LoaderConfig(Frozen):
     """Rows that are permuted among each other, rounded up to whole row groups."""
     prefetch: int = Field(default=4, ge=0)
     """Batches made ahead in a thread; 0 makes them in the caller's thread."""
+    pin_memory: bool = False
+    """Put batches into page-locked memory, so that copies to a GPU overlap with its work."""
 
 
 class BatchLoader:
@@ -101,7 +103,7 @@ class BatchLoader:
             self._before, self._delivered = (), 0
         self._resumes = False
         epoch, before, first = self._epoch, self._before, self._delivered
-        batches = prefetch(lambda: self._batches(epoch, before, first), self.config.prefetch)
+        batches = prefetch(lambda: self._made(epoch, before, first), self.config.prefetch)
         try:
             for batch in batches:
                 self._delivered += 1
@@ -168,6 +170,11 @@ class BatchLoader:
         }
 
     # --------------------------------------------------------------------------------- batches
+
+    def _made(self, epoch: int, before: tuple[Stage, ...], first: int) -> Iterator[Batch]:
+        """What the thread makes."""
+        batches = self._batches(epoch, before, first)
+        return map(Batch.pin_memory, batches) if self.config.pin_memory else batches
 
     def _batches(self, epoch: int, before: tuple[Stage, ...], first: int) -> Iterator[Batch]:
         """Batches from number ``first`` on."""

@@ -116,6 +116,7 @@ class EmbeddingCollection(nn.Module):
         else:
             self.store = PackedStore(*held, self._dtypes(dtype), device)
         self._saves_tables = True
+        self._ahead: tuple[Batch, Ids] | None = None
         self.trains_tables = True
         """Whether backward reaches the tables. Off in steps that train something else alone."""
         self.reset_parameters(seed=0)
@@ -199,7 +200,7 @@ class EmbeddingCollection(nn.Module):
         return self._look_up(batch)
 
     def _look_up(self, batch: Batch) -> dict[str, KeyedEmbeddings]:
-        encoded = self._encode(self._checked(batch))
+        encoded = self._indices(batch)
         if not self.groups:
             return {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_tables):
@@ -235,11 +236,46 @@ class EmbeddingCollection(nn.Module):
                 f"no feature `{key}` in group `{group}`; groups have "
                 f"{ {g: [o.key for o in out] for g, out in self._outputs.items()} }."
             )
-        encoded = self._encode(self._checked(batch))
+        encoded = self._indices(batch)
         size = encoded.batch_size
         slot = outputs[key].source
         lengths = encoded.lengths[slot * size : (slot + 1) * size]
         return self._unpooled(encoded, outputs[key]), lengths
+
+    @property
+    def encodes_ahead(self) -> bool:
+        """Whether a batch may be encoded before those in front of it are trained."""
+        return not any(
+            part.adapter is not None and type(part.encoder) is not Encoder
+            for part in self._parts.values()
+        )
+
+    def encode(self, batch: Batch) -> Ids:
+        """What the store is asked for: the batch's slots, then those of compressed tables.
+
+        Args:
+            batch: As in forward.
+        """
+        return self._encode(self._checked(batch))
+
+    @contextlib.contextmanager
+    def encoded(self, batch: Batch, ids: Ids) -> Iterator[None]:
+        """Lookups of the batch take indices that were encoded before.
+
+        Args:
+            batch: The very object that will be looked up.
+            ids: What `encode` gave.
+        """
+        self._ahead = batch, ids
+        try:
+            yield
+        finally:
+            self._ahead = None
+
+    def _indices(self, batch: Batch) -> Ids:
+        if self._ahead is not None and self._ahead[0] is batch:
+            return self._ahead[1]
+        return self.encode(batch)
 
     def _checked(self, batch: Batch) -> Ids:
         ids = ids_of(batch, self.keys)

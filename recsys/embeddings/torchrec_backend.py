@@ -10,7 +10,7 @@ Stability: experimental
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,8 @@ class TorchrecStore(nn.Module):
         self._names: dict[Lookup, str] = {}
         self._read: dict[str, Tensor] = {}
         self._read_from: Tensor | None = None
+        self.pipelined = False
+        """Whether a pipeline sends the indices, and lookups take what it brings."""
         tables = self._on_meta()
         if config.mode == "sparse":
             for path, parameter in tables.named_parameters():
@@ -226,8 +228,9 @@ class TorchrecStore(nn.Module):
 
     def _run(self, ids: Ids) -> Any:
         """One pass through torchrec: the bags are returned, the rows kept for `rows`."""
-        self._check_batch_size(ids.batch_size)
-        outputs = self._dmp(to_kjt(ids, self.keys, self._options.weighted))
+        if not self.pipelined:  # else it was checked when its indices were sent
+            self.check_batch_size(ids.batch_size)()
+        outputs = self._dmp(self.kjt(ids))
         bags = outputs.pop("ebc", None)
         self._read = {
             f"{module}/{name}": rows.values()
@@ -244,19 +247,36 @@ class TorchrecStore(nn.Module):
         """Drops the rows read for the last batch."""
         self._read, self._read_from = {}, None
 
-    def _check_batch_size(self, size: int) -> None:
-        """Ranks of different batch size crash or hang deep inside torchrec."""
+    def kjt(self, ids: Ids) -> torchrec.KeyedJaggedTensor:
+        """What torchrec looks up."""
+        return to_kjt(ids, self.keys, self._options.weighted)
+
+    def check_batch_size(self, size: int) -> Callable[[], None]:
+        """Ranks of different batch size crash or hang deep inside torchrec.
+
+        Args:
+            size: Of this rank's batch, which the other ranks are told.
+
+        Returns:
+            Waits for the others' answer, and raises a ShardingError if sizes differ.
+        """
         if self.world_size == 1:
-            return
+            return lambda: None
         sizes = torch.tensor([size, -size], device=self._device)
-        distributed.all_reduce(sizes, distributed.ReduceOp.MAX)
-        largest, smallest = int(sizes[0]), -int(sizes[1])
-        if largest != smallest:
-            raise ShardingError(
-                f"ranks must bring batches of equal size, got {size} rows on rank {self.rank}, "
-                f"{smallest} to {largest} over all. Pad the last batch with rows of weight 0 "
-                "(BatchLoader does it when world_size > 1)."
-            )
+        work = distributed.all_reduce(sizes, distributed.ReduceOp.MAX, async_op=True)
+
+        def answer() -> None:
+            assert work is not None
+            work.wait()
+            largest, smallest = int(sizes[0]), -int(sizes[1])
+            if largest != smallest:
+                raise ShardingError(
+                    f"ranks must bring batches of equal size, got {size} rows on rank "
+                    f"{self.rank}, {smallest} to {largest} over all. Pad the last batch with rows "
+                    "of weight 0 (BatchLoader does it when world_size > 1)."
+                )
+
+        return answer
 
     def _by_row(self, lookup: Lookup) -> bool:
         return self.is_unpooled(self.tables[lookup.table])
@@ -428,6 +448,11 @@ class TorchrecStore(nn.Module):
     def table_parameters(self) -> list[nn.Parameter]:
         """The parts held here as parameters."""
         return [parameter for _, parameter in self.named_table_parameters()]
+
+    @property
+    def sharded(self) -> DistributedModelParallel:
+        """The tables as torchrec holds them."""
+        return self._dmp
 
     def fused_optimizer(self) -> Any:
         """Torchrec's optimizer inside backward."""

@@ -37,7 +37,7 @@ FREE = (
     "name", "seeds", "train.num_epochs", "train.max_steps", "train.early_stop_patience",
     "train.eval_batch_size", "train.log_every", "train.num_threads", "train.checkpoint_every",
     "train.keep_checkpoints", "train.bootstrap_samples", "train.slices", "embedding.sharding",
-    "train.background_checkpoints",
+    "train.background_checkpoints", "train.pipeline",
 )  # fmt: skip
 """Settings that may change between stop and resume."""
 

@@ -300,11 +300,11 @@ class SeedJob:
             tqdm.write(text, file=sys.stderr)
 
     def _loader(self, split: str, ranks: Ranks) -> BatchLoader:
-        train = self.experiment.train
-        config = LoaderConfig(batch_size=train.eval_batch_size)
+        train, pin = self.experiment.train, self.device == "cuda"
+        config = LoaderConfig(batch_size=train.eval_batch_size, pin_memory=pin)
         if split == "train":
             config = LoaderConfig(
-                batch_size=train.batch_size, shuffle=train.shuffle, seed=self.seed
+                batch_size=train.batch_size, shuffle=train.shuffle, seed=self.seed, pin_memory=pin
             )
         return BatchLoader(self.prepared, split, config, ranks.rank, ranks.world_size)
 

@@ -75,12 +75,26 @@ class TrainStep:
         Returns:
             The loss, a scalar without gradient.
         """
+        loss = self.forward(batch, factor)
+        loss.backward()
+        self.update()
+        return loss.detach()
+
+    def forward(self, batch: Batch, factor: float) -> Tensor:
+        """The loss of a batch, with its graph. What is to follow is ``backward``, then `update`.
+
+        Args:
+            batch: Where the model is.
+            factor: What the learning rates are multiplied by.
+        """
         self._set_factor(factor)
         self.dense.zero_grad()
         if self.tables is not None:
             self.tables.zero_grad()
-        loss = self._loss(batch)
-        loss.backward()
+        return self._loss(batch)
+
+    def update(self) -> None:
+        """After backward: average, clip, move the weights, let compressed tables adapt."""
         self._average()
         if self.config.clip_norm is not None and self._clipped:
             torch.nn.utils.clip_grad_norm_(self._clipped, self.config.clip_norm)
@@ -88,7 +102,6 @@ class TrainStep:
         if self.tables is not None:
             self.tables.step()
         self.model.embeddings.after_step(self.tables)
-        return loss.detach()
 
     def train_architecture(self, batch: Batch, learning_rate: float) -> Tensor:
         """Trains what decides the structure of the tables, by plain SGD, and nothing else.

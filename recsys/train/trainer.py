@@ -28,6 +28,7 @@ from recsys.train.checkpoint import Checkpoint, CheckpointStore
 from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
 from recsys.train.display import Display, Show
 from recsys.train.interruption import Interruption
+from recsys.train.pipeline import OneByOne, Pipeline, Stretch, sparse_dist
 from recsys.train.ranks import Ranks
 from recsys.train.saving import TrainingCheckpoints
 from recsys.train.schedule import Schedule
@@ -146,6 +147,10 @@ class Trainer:
         self._saved_step = -1
         self.progress = Progress()
         self._train_step = TrainStep(model, config, tables, self.ranks)
+        pipeline = sparse_dist(
+            config.pipeline, self._train_step, self._forward, phase.trains_architecture
+        )
+        self._pipeline: Pipeline = pipeline or OneByOne(self._train, self._train_step)
         self._saving = TrainingCheckpoints(
             self.checkpoints, self._train_step, self.ranks, config.background_checkpoints
         )
@@ -223,11 +228,36 @@ class Trainer:
             self._loader.set_epoch(progress.epoch)
         self._num_batches = self._batches_of_epoch()
         marks = _evaluation_marks(self._num_batches, config.evaluations_per_epoch)
+        batches = iter(self._loader)
+        while progress.batch < self._num_batches:
+            mark = min(mark for mark in marks if mark > progress.batch)
+            stop = self._stretch(
+                batches, min(mark - progress.batch, self._num_steps - progress.step)
+            )
+            if progress.batch < mark and progress.step < self._num_steps and not stop:
+                raise TrainingError(
+                    f"the training loader promised {self._num_batches:,} batches an epoch and "
+                    f"ended after {progress.batch:,}. Make its `__len__` right."
+                )
+            at_mark = progress.batch == mark
+            if progress.batch == self._num_batches:
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+            if at_mark or progress.step >= self._num_steps:
+                self._evaluate()
+            self._inputs.forget()
+            if stop and not progress.stopped:
+                self._interrupted(stop)
+            if self._ended() or progress.batch == 0:
+                return
+
+    def _stretch(self, batches: Iterator[Batch], count: int) -> str:
+        """Trains up to a number of batches; fewer if a signal comes, whose name is returned."""
+        progress, stop = self.progress, ""
         clock = time.perf_counter()
-        for batch in self._loader:
-            if self._train_step.device.type != "cpu":
-                batch = batch.to(self._train_step.device, non_blocking=True)
-            self._window += self._train(batch)
+        stretch = Stretch(batches, count)
+        end = progress.step + count
+        for batch, loss in self._pipeline.run(stretch):
+            self._window += loss
             self._window_steps += 1
             self._inputs.add(batch)
             self._labels = batch.labels
@@ -235,28 +265,22 @@ class Trainer:
             progress.batch += 1
             progress.rows += batch.batch_size * self.ranks.world_size
             self._display.step()
-            mark = progress.batch in marks
-            over = progress.step >= self._num_steps
-            stop = self._stop_asked()
-            if not (mark or over or stop or progress.step % config.log_every == 0):
+            if not stop and (stop := self._stop_asked()):
+                stretch.end()
+            if progress.step == end or progress.step % self.config.log_every:
                 continue
-            now = time.perf_counter()
-            progress.seconds += now - clock
+            progress.seconds += time.perf_counter() - clock
             self._look(progress.epoch)
-            if progress.batch == self._num_batches:
-                progress.epoch, progress.batch = progress.epoch + 1, 0
-            if mark or over:
-                self._evaluate()
             self._inputs.forget()
-            if stop and not progress.stopped:
-                self._interrupted(stop)
             clock = time.perf_counter()
-            if self._ended() or progress.batch == 0:
-                return
-        raise TrainingError(
-            f"the training loader promised {self._num_batches:,} batches an epoch and ended after "
-            f"{progress.batch:,}. Make its `__len__` right."
-        )
+        progress.seconds += time.perf_counter() - clock
+        if self._window_steps:
+            self._look(progress.epoch)
+        return stop
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch whose turn it is."""
+        return self._train_step.forward(batch, self._schedule.factor(self.progress.step))
 
     def _train(self, batch: Batch) -> Tensor:
         """One step on a batch; every few batches train the structure alone where a phase says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from datetime import timedelta
@@ -14,6 +15,7 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.embeddings.sharding import ShardingConfig
 from recsys.embeddings.torchrec_backend import ShardingOptions, to_torchrec
+from recsys.embeddings.torchrec_pipeline import SparseDistPipeline
 from recsys.errors import ShardingError
 from recsys.types import Batch
 from tests.embeddings.conftest import spec
@@ -72,7 +74,7 @@ def loss(collection: EmbeddingCollection, batch: Batch) -> torch.Tensor:
     return sum(((output.values - 0.5) ** 2).sum(1).mean() for output in collection(batch).values())
 
 
-def train(kind: str, mode: str, placement: str, rank: int) -> dict:
+def train(kind: str, mode: str, placement: str, rank: int, pipelined: bool = False) -> dict:
     """Four steps, then both state dicts, then one more step from the reloaded state."""
     config = EmbeddingOptimizerConfig(kind=kind, mode=mode, learning_rate=0.1)
     collection = make_collection()
@@ -81,10 +83,24 @@ def train(kind: str, mode: str, placement: str, rank: int) -> dict:
     else:
         sharding = ShardingConfig.model_validate({"placement": placement})
     optimizer = to_torchrec(collection, config, ShardingOptions(sharding))
-    for step in range(4):
+
+    def forward(batch: Batch) -> torch.Tensor:
         optimizer.zero_grad()
-        loss(collection, make_batch(step, rank)).backward()
-        optimizer.step()
+        return loss(collection, batch)
+
+    batches = [make_batch(step, rank) for step in range(4)]
+    if pipelined:
+        pipeline = SparseDistPipeline(collection, forward, optimizer.step, torch.device("cpu"))
+        # In two goes, with a lookup that is not pipelined in between, as an evaluation is.
+        trained = list(pipeline.run(iter(batches[:3])))
+        with torch.no_grad():
+            collection(make_batch(8, rank))
+        trained += list(pipeline.run(iter(batches[3:])))
+        assert all(found is batch for (found, _), batch in zip(trained, batches, strict=True))
+    else:
+        for batch in batches:
+            forward(batch).backward()
+            optimizer.step()
     result = {"weights": collection.state_dict(), "states": optimizer.state_dict()}
     resumed = make_collection()
     again = to_torchrec(resumed, config, ShardingOptions(ShardingConfig(placement="table_wise")))
@@ -98,12 +114,18 @@ def train(kind: str, mode: str, placement: str, rank: int) -> dict:
     return result
 
 
-def refuse_uneven(rank: int) -> str:
-    """The error for batches of different size."""
+def refuse_uneven(rank: int, pipelined: bool = False) -> str:
+    """The error for batches of different size, the fourth of a pipeline."""
     collection = make_collection()
-    to_torchrec(collection, EmbeddingOptimizerConfig())
+    optimizer = to_torchrec(collection, EmbeddingOptimizerConfig())
+    uneven = make_batch(0, None if rank == 0 else 1)
     try:
-        collection(make_batch(0, None if rank == 0 else 1))
+        if not pipelined:
+            collection(uneven)
+        batches = iter([*(make_batch(step, rank) for step in range(3)), uneven])
+        forward, device = functools.partial(loss, collection), torch.device("cpu")
+        for _ in SparseDistPipeline(collection, forward, optimizer.step, device).run(batches):
+            pass
     except ShardingError as error:
         return str(error)
     return ""
@@ -117,9 +139,10 @@ def main(rank: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    results = {"uneven": refuse_uneven(rank)}
+    results: dict = {"uneven": refuse_uneven(rank), "uneven,pipelined": refuse_uneven(rank, True)}
     for case in (folder / "cases").read_text().split():
         results[case] = train(*case.split(","), rank)
+        results[f"{case},pipelined"] = train(*case.split(","), rank, pipelined=True)
     torch.save(results, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
 

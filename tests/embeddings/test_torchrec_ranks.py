@@ -63,6 +63,16 @@ def test_two_ranks_equal_one_process(results, case):
             torch.testing.assert_close(result[case]["resumed"][name], value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_pipeline_computes_the_same_bits(results, case):
+    for result in results:
+        plain, pipelined = result[case], result[f"{case},pipelined"]
+        for part in ("weights", "states", "resumed"):
+            assert plain[part].keys() == pipelined[part].keys()
+            for name, value in plain[part].items():
+                assert torch.equal(pipelined[part][name], value), (part, name)
+
+
 def test_the_big_table_is_spread_and_the_plan_says_so(results):
     plan = results[0]["sgd,sparse,auto"]["plan"]
     assert "embedding.person  row_wise    0-1" in plan
@@ -74,3 +84,4 @@ def test_batches_of_unequal_size_are_refused_on_every_rank(results):
     for rank, size in ((0, 12), (1, 6)):
         expected = f"equal size, got {size} rows on rank {rank}, 6 to 12 over all. Pad the last"
         assert expected in results[rank]["uneven"]
+        assert expected in results[rank]["uneven,pipelined"]

@@ -31,13 +31,13 @@ class Slowly:
         """Runs in every worker before the job."""
         from recsys.train.step import TrainStep
 
-        inner, seconds = TrainStep.__call__, self.seconds
+        inner, seconds = TrainStep.forward, self.seconds
 
         def step(self, *arguments):
             time.sleep(seconds)
             return inner(self, *arguments)
 
-        TrainStep.__call__ = step
+        TrainStep.forward = step
 
 
 def slow_down(monkeypatch, seconds: float) -> None:

@@ -19,6 +19,7 @@ from recsys.embeddings.optimizer import EmbeddingOptimizer, EmbeddingOptimizerCo
 from recsys.embeddings.scheme import Scheme
 from recsys.embeddings.sharding import ShardingConfig
 from recsys.embeddings.torchrec_backend import ShardingOptions, to_torchrec
+from recsys.embeddings.torchrec_pipeline import SparseDistPipeline
 from recsys.schema import Init, TableSpec
 from recsys.types import Batch
 
@@ -74,16 +75,22 @@ def loss(collection: EmbeddingCollection, batch: Batch) -> torch.Tensor:
 
 
 def train(
-    collection: EmbeddingCollection, optimizer: EmbeddingOptimizer, rank: int | None
+    collection: EmbeddingCollection,
+    optimizer: EmbeddingOptimizer,
+    rank: int | None,
+    pipelined: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Some steps; decoders by plain SGD. Returns the state dict."""
     tables = {id(parameter) for parameter in collection.table_parameters()}
     dense = [p for p in collection.parameters() if id(p) not in tables and p.requires_grad]
-    for step in range(STEPS):
+
+    def forward(batch: Batch) -> torch.Tensor:
         optimizer.zero_grad()
         for parameter in dense:
             parameter.grad = None
-        loss(collection, make_batch(step, rank)).backward()
+        return loss(collection, batch)
+
+    def update() -> None:
         for parameter in dense:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -93,6 +100,15 @@ def train(
             parameter.data -= 0.05 * parameter.grad
         optimizer.step()
         collection.after_step(optimizer)
+
+    batches = [make_batch(step, rank) for step in range(STEPS)]
+    if pipelined:
+        pipeline = SparseDistPipeline(collection, forward, update, torch.device("cpu"))
+        assert len(list(pipeline.run(iter(batches)))) == STEPS
+    else:
+        for batch in batches:
+            forward(batch).backward()
+            update()
     return {name: tensor.detach().clone() for name, tensor in collection.state_dict().items()}
 
 
@@ -107,12 +123,15 @@ def main(rank: int, folder: Path) -> None:
     adapter: TypeAdapter[Scheme] = TypeAdapter(AnyScheme)
     results: dict[str, dict[str, torch.Tensor]] = {}
     for name, (scheme, placement, kind) in json.loads((folder / "cases").read_text()).items():
-        collection = make(adapter.validate_python(scheme))
         config = EmbeddingOptimizerConfig(kind=kind, learning_rate=0.1)
-        optimizer = to_torchrec(
-            collection, config, ShardingOptions(ShardingConfig(placement=placement))
-        )
-        results[name] = train(collection, optimizer, rank)
+        options = ShardingOptions(ShardingConfig(placement=placement))
+        for pipelined in (False, True):
+            collection = make(adapter.validate_python(scheme))
+            optimizer = to_torchrec(collection, config, options)
+            if not pipelined:
+                results[name] = train(collection, optimizer, rank)
+            elif collection.encodes_ahead and collection.store.tables:
+                results[f"{name},pipelined"] = train(collection, optimizer, rank, pipelined)
     torch.save(results, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
 

@@ -98,6 +98,19 @@ def test_two_ranks_equal_one_process(results, case):
             torch.testing.assert_close(result[case][name], value, atol=2e-6, rtol=1e-5)
 
 
+def test_a_pipeline_computes_the_same_bits_or_is_not_used(results):
+    """CAFE and CCE choose rows by what the batch before taught; the other four send nothing."""
+    plain = set()
+    for case, (scheme, _, _) in CASES.items():
+        for result in results:
+            if f"{case},pipelined" not in result:
+                plain.add(scheme["kind"])
+                continue
+            for name, value in result[case].items():
+                assert torch.equal(result[f"{case},pipelined"][name], value), (case, name)
+    assert plain == {"cafe", "cce", "alpt", "dhe", "low_precision", "tt_rec"}
+
+
 def test_every_scheme_is_here():
     union = typing.get_args(typing.get_args(AnyScheme)[0])
     kinds = {member.model_fields["kind"].default for member in union}
