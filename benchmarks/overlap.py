@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/overlap.py --trace overlap.json         # for ui.perfetto.dev
 
 Trains one config on two ranks, a core and a thread each, under ``torch.profiler``, with
-``train.pipeline`` none and auto. For each kind of collective, of rank 0:
+``train.pipeline`` none and sparse_dist. For each kind of collective, of rank 0:
 
 - ``ms``: from its call to its end, in gloo's threads, a step;
 - ``beside work``: the part of that during which the training thread did something else than to
@@ -161,7 +161,6 @@ def rank(job: Job) -> list[tuple[str, float, float, float]]:
     annotate()
     options = LoaderConfig(batch_size=job.batch, shuffle=True)
     loader = Watched(BatchLoader(prepared, "train", options, ranks.rank, ranks.world_size))
-    trainer = Trainer(model, config, tables, job.folder, show="none")
     everything = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # type: ignore[attr-defined]
     profiler = profile(activities=[ProfilerActivity.CPU], experimental_config=everything)
     done, inner = [0], TrainStep.update
@@ -176,6 +175,7 @@ def rank(job: Job) -> list[tuple[str, float, float, float]]:
             profiler.stop()
 
     TrainStep.update = update  # type: ignore[method-assign]
+    trainer = Trainer(model, config, tables, job.folder, show="none")
     trainer._save = lambda best: None  # it would write the tables
     trainer.fit(loader)  # type: ignore[arg-type]
     if not ranks.first:
@@ -237,8 +237,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ov-") as folder:
         experiment = experiment_of(args)
         prepared = prepared_of(experiment, args.cache or Path(folder) / "cache")
-        for pipeline in ("none", "auto"):
-            trace = args.trace.absolute() if args.trace and pipeline == "auto" else None
+        for pipeline in ("none", "sparse_dist"):
+            trace = args.trace.absolute() if args.trace and pipeline == "sparse_dist" else None
             out = Path(folder) / pipeline
             job = Job(experiment, prepared.directory, out, pipeline, args.batch, args.steps,
                       args.warm, trace)  # fmt: skip

@@ -12,7 +12,7 @@ runs that were interleaved in rounds:
 - ``alone 2``: two processes that know nothing of each other, a core each: what the cores share
   (memory, caches, the host) without any communication, the ceiling of the rest;
 - ``strong 2``: two ranks that share out the batch of one; ``weak 2``: two with a whole batch each;
-  both also ``plain``, without the pipeline that sends the next batch's indices ahead.
+  both also ``ahead``, with the pipeline that sends the next batch's indices ahead.
 
 A step's time is from update to update in the trainer's loop, after warm steps.
 Efficiency is rate(2) / (2 rate(1)) of the same round.
@@ -198,7 +198,7 @@ def scaling_rank(job: ScalingJob) -> list[dict[str, Any]]:
     settings = {
         "batch_size": job.batch, "num_epochs": 10**6, "max_steps": job.warm + job.steps,
         "background_checkpoints": False, "evaluations_per_epoch": 1, "checkpoint_every": 10**9,
-        "pipeline": "none" if job.kind.endswith("plain") else "auto",
+        "pipeline": "sparse_dist" if job.kind.endswith("ahead") else "none",
     }  # fmt: skip
     config = experiment.train.model_copy(update=settings)
     options = LoaderConfig(batch_size=job.batch, shuffle=True, seed=seed)
@@ -253,8 +253,8 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
     prepared = prepared_of(experiment, args.cache or folder / "cache")
     half = args.batch // 2
     kinds = {"local 1": (1, args.batch), "torchrec 1": (1, args.batch), "alone 2": (2, args.batch),
-             "strong 2": (2, half), "strong 2 plain": (2, half),
-             "weak 2": (2, args.batch), "weak 2 plain": (2, args.batch)}  # fmt: skip
+             "strong 2": (2, half), "strong 2 ahead": (2, half),
+             "weak 2": (2, args.batch), "weak 2 ahead": (2, args.batch)}  # fmt: skip
     kinds = {k: v for k, v in kinds.items() if args.kinds == "all" or k in args.kinds.split(",")}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     steps: dict[str, list[float]] = {name: [] for name in kinds}
@@ -283,7 +283,7 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
     print()
     ratios = [
         (f"{two} against {one}", two, one)
-        for two in ("alone 2", "strong 2", "strong 2 plain", "weak 2", "weak 2 plain")
+        for two in ("alone 2", "strong 2", "strong 2 ahead", "weak 2", "weak 2 ahead")
         for one in ("local 1", "torchrec 1")
         if two in rates and one in rates and (two, one) != ("alone 2", "torchrec 1")
     ]
@@ -294,9 +294,9 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
         pairs = zip(rates["local 1"], rates["torchrec 1"])
         rows.append(("torchrec 1 / local 1 (not halved)", spread([b / a for a, b in pairs], ".2f")))
     for name in ("strong 2", "weak 2"):
-        if {name, f"{name} plain"} <= rates.keys():
-            pairs = zip(rates[f"{name} plain"], rates[name])
-            rows.append((f"{name} / {name} plain", spread([b / a for a, b in pairs], ".2f")))
+        if {name, f"{name} ahead"} <= rates.keys():
+            pairs = zip(rates[name], rates[f"{name} ahead"])
+            rows.append((f"{name} ahead / {name}", spread([b / a for a, b in pairs], ".2f")))
     table(rows)
     for name, found in talk.items():
         print(f"\ncommunication of {name}, share of the wall time, mean of both ranks")

@@ -253,7 +253,8 @@ class TrainConfig(Frozen):
     """Steps between lines of metrics.jsonl."""
     pipeline: Literal["auto", "none", "sparse_dist"] = "auto"
     """With several ranks: send the next batch's indices to the ranks that hold its rows while a
-    batch is trained (``sparse_dist``; the result is the same). ``auto`` does it where it can."""
+    batch is trained (``sparse_dist``; the result is the same). ``auto`` does it on GPUs, where it
+    can be; CPU ranks gain nothing."""
     deterministic: bool = False
     """Only operations that give the same bits every time; slower on GPUs."""
 

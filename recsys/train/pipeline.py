@@ -82,12 +82,12 @@ def sparse_dist(
         alternates: Whether some batches train something else than the step does.
 
     Returns:
-        None where it is not asked for, or where ``auto`` finds that it cannot be.
+        None where it is not asked for, and with ``auto`` on CPU, or where it cannot be.
 
     Raises:
         ConfigError: ``sparse_dist`` cannot be.
     """
-    if asked == "none":
+    if asked == "none" or (asked == "auto" and step.device.type == "cpu"):
         return None
     embeddings = step.model.embeddings
     reason = ""
