@@ -195,7 +195,27 @@ def override(data: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
             raise ConfigError(
                 f"--set {setting}: expected `place=value`, say `train.batch_size=1024`."
             )
-        _set(result, parts, parse(text, f"--set {setting}"), setting)
+        _set(result, parts, parse(text, f"--set {setting}"), f"--set {setting}")
+    return result
+
+
+def put(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the values with dotted paths set to plain values.
+
+    Args:
+        data: Content of a configuration file.
+        values: By place.
+
+    Raises:
+        ConfigError: A place goes through a value that holds nothing.
+
+    Example:
+        >>> put({"train": {"batch_size": 1}}, {"train.batch_size": 64})
+        {'train': {'batch_size': 64}}
+    """
+    result = _copy(data)
+    for place, value in values.items():
+        _set(result, place.split("."), _copy(value), f"{place}={value!r}")
     return result
 
 
@@ -205,7 +225,7 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _set(node: Any, parts: list[str], value: Any, setting: str) -> None:
+def _set(node: Any, parts: list[str], value: Any, origin: str) -> None:
     for depth, part in enumerate(parts):
         here = ".".join(parts[:depth])
         last = depth == len(parts) - 1
@@ -218,7 +238,7 @@ def _set(node: Any, parts: list[str], value: Any, setting: str) -> None:
         elif isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
                 raise ConfigError(
-                    f"--set {setting}: `{here}` is a list of {len(node)}; expected a position "
+                    f"{origin}: `{here}` is a list of {len(node)}; expected a position "
                     f"from 0 to {len(node) - 1}, got `{part}`."
                 )
             if last:
@@ -226,6 +246,5 @@ def _set(node: Any, parts: list[str], value: Any, setting: str) -> None:
             node = node[int(part)]
         else:
             raise ConfigError(
-                f"--set {setting}: `{here}` is {node!r} and holds no `{part}`. "
-                f"Set `{here}` as a whole."
+                f"{origin}: `{here}` is {node!r} and holds no `{part}`. Set `{here}` as a whole."
             )

@@ -1,4 +1,4 @@
-"""The command line: ``recsys train | evaluate | predict | compress | export | fetch``.
+"""The command line: ``recsys train | evaluate | predict | compress | tune | export | fetch``.
 
 Logging is set up here and nowhere else. Heavy imports happen inside the commands, so that
 ``recsys --help`` answers at once.
@@ -23,6 +23,7 @@ from recsys.cli.fetch import fetch
 from recsys.cli.options import examples
 from recsys.cli.predict import predict
 from recsys.cli.train import train
+from recsys.cli.tune import tune
 from recsys.errors import exit_on_error
 
 
@@ -53,7 +54,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=(train, evaluate, predict, compress, export, fetch),
+    commands=(train, evaluate, predict, compress, tune, export, fetch),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(r"""
     recsys train --config configs/ctr/dcn_v2.yaml --run-dir runs/first

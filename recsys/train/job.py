@@ -157,6 +157,7 @@ class SeedJob:
         device: ``cpu`` or ``cuda``.
         on_evaluation: Called on every rank with the step and the validation metrics.
         storage: Where checkpoints lie instead, if ranks do not share the folder.
+        report: Whether there are predictions, plots and a model card beside the model.
     """
 
     experiment: Experiment
@@ -169,6 +170,7 @@ class SeedJob:
     device: str
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
     storage: Place | None = None
+    report: bool = True
 
     def run(self) -> SeedResult:
         """Trains, takes the best weights, judges and saves them.
@@ -338,6 +340,8 @@ class SeedJob:
             "experiment": experiment.model_dump(mode="json"),
         }
         save_artefact(folder / "model", model, self.prepared.encoder, metadata, state)
+        if not self.report:
+            return
         save_predictions(folder / "predictions.parquet", evaluations)
         write_json(folder / "evaluation.json", [found.to_json() for found in evaluations])
         pictures = []

@@ -46,6 +46,7 @@ class RunOptions:
         storage: A folder or URL that all hosts reach (``s3://bucket/runs/x``), where they do not
             share the run folder. Checkpoints go there, and a copy of everything else but plots for
             tensorboard; a run that is resumed comes from there.
+        report: Whether there are predictions, plots and a model card beside the model.
     """
 
     cache_dir: Path = Path(".data")
@@ -56,6 +57,7 @@ class RunOptions:
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
     timeout_s: float = 600.0
     storage: str | None = None
+    report: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ def train_seeds(
                 device=_device(options),
                 on_evaluation=options.on_evaluation,
                 storage=storage,
+                report=options.report,
             )
             results.append(job.run())
             if results[-1].fit.interrupted:

@@ -8,30 +8,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from recsys.base import CTRModel
 from recsys.config import Experiment
-from recsys.data.loader import BatchLoader, LoaderConfig
-from recsys.data.prepared import Prepared
-from recsys.embeddings.compression.budget import full_bytes
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype
-from recsys.errors import ConfigError, TrainingError
-from recsys.evaluate.evaluation import EvaluationOptions, evaluate
-from recsys.serving.artefact import load_artefact
-from recsys.serving.freeze import freeze_model
+from recsys.errors import TrainingError
 from recsys.train.folder import write_json
 from recsys.train.run import RunOptions, RunResult, run
 from recsys.train.storage import remove
-
-_LOOKUPS = 20  # repetitions of the lookup that is timed
-_LOOKUP_ROWS = 4096
+from recsys.tune.judging import Judged, judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +140,7 @@ def train_cell(
     if result.interrupted:
         raise TrainingError(f"{folder} was interrupted; run the comparison again to go on.")
     judged = [
-        _judge(seed.directory, result.prepared, experiment, ("fp32", *dtypes))
+        judge(seed.directory, result.prepared, experiment, ("fp32", *dtypes))
         for seed in result.seeds
     ]
     found = _summary(cell, result, judged)
@@ -168,87 +157,35 @@ def _tidy(directory: Path) -> None:
             remove(folder / name)
 
 
-def _summary(cell: Cell, result: RunResult, judged: Sequence[dict[str, Any]]) -> CellResult:
+def _summary(cell: Cell, result: RunResult, judged: Sequence[Judged]) -> CellResult:
     """All seeds of a cell as one result."""
     first = judged[0]
     metrics = {
         dtype: {
             split: {
-                name: [one["metrics"][dtype][split][name] for one in judged]
-                for name in first["metrics"][dtype][split]
+                name: [one.metrics[dtype][split][name] for one in judged]
+                for name in first.metrics[dtype][split]
             }
-            for split in first["metrics"][dtype]
+            for split in first.metrics[dtype]
         }
-        for dtype in first["metrics"]
+        for dtype in first.metrics
     }
     return CellResult(
         label=cell.label,
         budget=cell.budget,
-        full_bytes=first["full_bytes"],
-        parameters=first["parameters"],
+        full_bytes=first.full_bytes,
+        parameters=first.parameters,
         infer_bytes={
-            dtype: round(statistics.fmean(one["infer_bytes"][dtype] for one in judged))
-            for dtype in first["infer_bytes"]
+            dtype: round(statistics.fmean(one.infer_bytes[dtype] for one in judged))
+            for dtype in first.infer_bytes
         },
         train_bytes=result.seeds[0].table_bytes["total"],
         metrics=metrics,
-        refused=first["refused"],
+        refused=first.refused,
         rows_per_second=result.rows_per_second,
         train_seconds=statistics.fmean(seed.fit.seconds for seed in result.seeds),
         lookups_per_second={
-            dtype: statistics.median(one["lookups"][dtype] for one in judged)
-            for dtype in first["lookups"]
+            dtype: statistics.median(one.lookups[dtype] for one in judged)
+            for dtype in first.lookups
         },
     )
-
-
-def _judge(
-    folder: Path, prepared: Prepared, experiment: Experiment, dtypes: Sequence[Dtype]
-) -> dict[str, Any]:
-    """One trained model, frozen in every dtype that makes sense."""
-    artefact = load_artefact(folder)
-    model = artefact.model
-    assert isinstance(model, CTRModel)
-    found: dict[str, Any] = {
-        "metrics": {}, "infer_bytes": {}, "lookups": {}, "refused": {},
-        "full_bytes": sum(full_bytes(tables) for tables in model.embeddings.groups.values()),
-    }  # fmt: skip
-    loader = BatchLoader(prepared, "valid", LoaderConfig(batch_size=_LOOKUP_ROWS))
-    batch = next(iter(loader))
-    for dtype in dict.fromkeys(dtypes):
-        try:
-            frozen = freeze_model(model, dtype)
-        except ConfigError as error:
-            found["refused"][dtype] = str(error)
-            continue
-        assert isinstance(frozen, CTRModel)
-        held = frozen.embeddings.bytes("infer")
-        found["infer_bytes"][dtype] = held.total
-        if dtype == "fp32":
-            found["parameters"] = held.tables // 4
-        found["metrics"][dtype] = {
-            split: _metrics(frozen, prepared, split, experiment)
-            for split in ("valid", "test")
-            if split in prepared.split_rows
-        }
-        found["lookups"][dtype] = _lookup_speed(frozen, batch)
-    return found
-
-
-def _metrics(
-    model: CTRModel, prepared: Prepared, split: str, experiment: Experiment
-) -> dict[str, float]:
-    config = LoaderConfig(batch_size=experiment.train.eval_batch_size)
-    options = EvaluationOptions(slice_by=(), bootstrap_samples=0)
-    loader = BatchLoader(prepared, split, config)
-    return evaluate(model, loader, prepared.encoder, split, options).metrics
-
-
-def _lookup_speed(model: CTRModel, batch: Any) -> float:
-    """Rows of a batch looked up a second, all features of a row together."""
-    with torch.inference_mode():
-        model.embeddings(batch)
-        start = time.perf_counter()
-        for _ in range(_LOOKUPS):
-            model.embeddings(batch)
-        return _LOOKUPS * batch.batch_size / (time.perf_counter() - start)

@@ -1,0 +1,125 @@
+"""What a candidate costs, known before it is trained.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from recsys.base import RecModel
+from recsys.config import Experiment
+from recsys.data.prepared import Prepared
+from recsys.embeddings.compression.budget import full_bytes
+from recsys.embeddings.compression.plan import CompressionConfig
+from recsys.embeddings.scheme import Dtype
+from recsys.errors import BudgetInfeasible, ConfigError, SchemaError
+from recsys.tune.judging import first_batch, lookup_speed, served_bytes
+from recsys.tune.sweep import Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of a candidate, before training.
+
+    Args:
+        bytes: Of the tables as they will be served.
+        lookup_us: Microseconds to look up a row; None where it was not asked for.
+        refused: Why it is turned down, by limit: a text and how far it is beyond, 0.5 for half as
+            much again.
+    """
+
+    bytes: int
+    lookup_us: float | None = None
+    refused: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+
+
+class Costs:
+    """Knows what candidates cost.
+
+    Args:
+        base: The experiment of the sweep.
+        prepared: Its data.
+        limits: What candidates must keep.
+        lookups: Whether the time of a lookup is wanted, also without a limit.
+    """
+
+    def __init__(
+        self, base: Experiment, prepared: Prepared, limits: Limits, lookups: bool = False
+    ) -> None:
+        self._prepared, self.limits = prepared, limits
+        self._lookups = lookups or limits.lookup_us is not None
+        self.full_bytes = sum(map(full_bytes, self._groups(base).values()))
+        """Of the experiment's own tables in fp32, without compression."""
+        allowed = [] if limits.bytes is None else [limits.bytes]
+        if limits.ratio is not None:
+            allowed.append(int(limits.ratio * self.full_bytes))
+        self.most_bytes: int | None = min(allowed, default=None)
+
+    def _groups(self, experiment: Experiment) -> Mapping[str, tuple]:
+        with torch.device("meta"):
+            return experiment.model.build(self._prepared.schema).embeddings.groups
+
+    def tables(self, base: Experiment) -> dict[str, int]:
+        """Rows of the experiment's tables by name.
+
+        Args:
+            base: The experiment.
+        """
+        groups = self._groups(base).values()
+        return {table.name: table.num_embeddings for tables in groups for table in tables}
+
+    def of(self, experiment: Experiment, dtype: Dtype) -> Cost:
+        """The cost of a candidate.
+
+        Args:
+            experiment: To be trained.
+            dtype: How its tables will be stored.
+
+        Raises:
+            ConfigError: The settings contradict each other or the data.
+        """
+        try:
+            with torch.device("meta"):
+                model = experiment.model.build(self._prepared.schema)
+            size = served_bytes(model, dtype)
+            refused = _refused_dtype(model, dtype)
+        except BudgetInfeasible as error:
+            beyond = error.min_bytes / max(1, self.most_bytes or error.min_bytes // 2) - 1
+            return Cost(error.min_bytes, refused={"plan": (str(error), max(beyond, 1e-6))})
+        except SchemaError as error:
+            raise ConfigError(str(error)) from None
+        if self.most_bytes is not None and size > self.most_bytes:
+            text = f"{size:,} bytes, and at most {self.most_bytes:,} are allowed"
+            refused["bytes"] = text, size / self.most_bytes - 1
+        most, speed = self.limits.lookup_us, None
+        if self._lookups and not refused:
+            speed = self._lookup_us(experiment, dtype)
+            if most is not None and speed > most:
+                text = f"{speed:.2f} us a lookup, and at most {most:g} are allowed"
+                refused["lookup_us"] = text, speed / most - 1
+        return Cost(size, speed, refused)
+
+    def _lookup_us(self, experiment: Experiment, dtype: Dtype) -> float:
+        """Measured on untrained tables in the form in which they will be served."""
+        with torch.device("meta"):
+            planned = experiment.model.build(self._prepared.schema)
+        schemes = {name: s.frozen_scheme() for name, s in planned.embeddings.schemes.items()}
+        before = getattr(planned.config, "compression", None) or CompressionConfig()
+        served = before.model_copy(update={"planned": schemes, "dtype": dtype})
+        config = planned.config.model_copy(update={"compression": served})
+        model = type(planned)(config, self._prepared.schema).eval()
+        return 1e6 / lookup_speed(model, first_batch(self._prepared))
+
+
+def _refused_dtype(model: RecModel, dtype: Dtype) -> dict[str, tuple[str, float]]:
+    """Schemes that cannot be stored so."""
+    for name, scheme in model.embeddings.schemes.items():
+        try:
+            scheme.check_dtype(dtype)
+        except ConfigError as error:
+            return {"dtype": (f"table `{name}`: {error}", 1.0)}
+    return {}

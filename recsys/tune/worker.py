@@ -1,0 +1,379 @@
+"""One worker of a study: asks for candidates, turns down what costs too much, trains the rest.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from recsys.config import Experiment
+from recsys.data.prepared import Prepared
+from recsys.embeddings.scheme import Dtype
+from recsys.errors import BudgetInfeasible, ConfigError, RecsysError
+from recsys.train.run import RunOptions, run
+from recsys.train.storage import remove
+from recsys.train.tracking import read_metrics
+from recsys.tune.cost import Cost, Costs
+from recsys.tune.halving import goes_on, losses
+from recsys.tune.judging import Judged, judge
+from recsys.tune.space import Candidate
+from recsys.tune.study import Study, quiet
+from recsys.tune.sweep import METRICS, Sweep
+
+logger = logging.getLogger(__name__)
+
+_DRAWS = 300  # candidates turned down in a row before a worker gives up
+_SIGN_S = 30.0  # between two signs of life where others share the storage
+
+
+class Lagging(Exception):
+    """A trial that others are far ahead of. Never leaves the worker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker needs to know; it can be sent to another process.
+
+    Args:
+        sweep: What to search.
+        experiment: Around which experiment.
+        directory: Of the study.
+        storage: A database, None for the journal in the folder.
+        cache_dir: Where data is fetched to and prepared.
+        prepared: Folder of the prepared data.
+        threads: Of torch.
+        parallel: Whether there are other workers.
+        until: No new trial after this time (seconds since 1970).
+        keep_models: Whether models that are not on the front are kept.
+    """
+
+    sweep: Sweep
+    experiment: Experiment
+    directory: Path
+    storage: str | None
+    cache_dir: Path
+    prepared: Path
+    threads: int
+    parallel: bool
+    until: float | None = None
+    keep_models: bool = False
+
+    def open(self, costs: Costs) -> Study:
+        """The study.
+
+        Args:
+            costs: Of the experiment's data.
+        """
+        space = self.sweep.space_of(self.experiment, costs.tables(self.experiment))
+        return Study(self.directory, self.sweep, space, self.storage, self.parallel)
+
+    def costs(self) -> Costs:
+        """Knows what candidates cost."""
+        lookup = "lookup_us" in self.sweep.objectives
+        prepared = Prepared.load(self.prepared)
+        return Costs(self.experiment, prepared, self.sweep.limits, lookup)
+
+
+def work(task: Task) -> int:
+    """Trains candidates until there are enough, time is up or a signal comes.
+
+    Args:
+        task: What to do.
+
+    Returns:
+        How many were trained here.
+
+    Raises:
+        BudgetInfeasible: No candidate keeps the limits.
+    """
+    torch.set_num_threads(task.threads)
+    costs = task.costs()
+    study = task.open(costs)
+    with quiet(), study.worker() as name:
+        return Worker(task, study, costs, name).run()
+
+
+class Worker:
+    """See `work`.
+
+    Args:
+        task: What to do.
+        study: Opened.
+        costs: Of candidates.
+        name: Of this worker in the study.
+    """
+
+    def __init__(self, task: Task, study: Study, costs: Costs, name: str) -> None:
+        self._task, self._study, self._costs, self._name = task, study, costs, name
+        self._prepared = Prepared.load(task.prepared)
+        self._sweep = task.sweep
+
+    def run(self) -> int:
+        """Trains candidates."""
+        done = 0
+        while (found := self._next()) is not None:
+            trial, candidate, cost, experiment = found
+            with _signs(trial, self._study.shared):
+                if not self._train(trial, candidate, cost, experiment):
+                    break
+            done += 1
+        return done
+
+    # ------------------------------------------------------------------------------- drawing
+
+    def _next(self) -> tuple[optuna.Trial, Candidate, Cost, Experiment] | None:
+        """A candidate that keeps the limits."""
+        until = self._task.until
+        with self._study.alone():
+            for _ in range(_DRAWS):
+                if self._study.enough() or (until is not None and time.time() > until):
+                    return None
+                trial = self._study.inner.ask()
+                trial.set_user_attr("worker", self._name)
+                trial.set_user_attr("host", socket.gethostname())
+                found = self._admitted(trial)
+                if found is not None:
+                    return found
+        text = (
+            f"{_DRAWS:,} candidates in a row were turned down by `limits`. Raise the limits, or "
+            "let the space reach smaller tables."
+        )
+        if any(row.trained for row in self._study.rows()):
+            logger.warning("%s The search ends here.", text)
+            return None
+        raise BudgetInfeasible(text, self._costs.most_bytes or 0)
+
+    def _admitted(
+        self, trial: optuna.Trial
+    ) -> tuple[optuna.Trial, Candidate, Cost, Experiment] | None:
+        """The trial with its cost; None if it was turned down or makes no sense."""
+        candidate = self._study.space.ask(trial)
+        trial.set_user_attr("settings", _plain(candidate.settings))
+        trial.set_user_attr("dtype", candidate.dtype)
+        try:
+            experiment = candidate.experiment(self._study.space.base)
+            cost = self._costs.of(experiment, cast(Dtype, candidate.dtype))
+        except RecsysError as error:
+            self._failed(trial, error)
+            return None
+        ratio = cost.bytes / max(1, self._costs.full_bytes)
+        facts = {"bytes": cost.bytes, "ratio": ratio}
+        if cost.lookup_us is not None:
+            facts["lookup_us"] = cost.lookup_us
+        trial.set_user_attr("facts", facts)
+        if self._sweep.limits != type(self._sweep.limits)():
+            for limit in ("plan", "dtype", "bytes", "lookup_us"):
+                trial.set_constraint(limit, cost.refused.get(limit, ("", 0.0))[1])
+        if cost.refused:
+            why = "; ".join(text for text, _ in cost.refused.values())
+            trial.set_user_attr("rejected", why)
+            self._study.inner.tell(trial, state=TrialState.PRUNED)
+            return None
+        if "folder" not in trial.user_attrs:
+            trial.set_user_attr("folder", f"trials/{trial.number:05d}")
+        return trial, candidate, cost, experiment
+
+    def _failed(self, trial: optuna.Trial, error: BaseException) -> None:
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        self._study.inner.tell(trial, state=TrialState.FAIL)
+
+    # ------------------------------------------------------------------------------- training
+
+    def _train(
+        self, trial: optuna.Trial, candidate: Candidate, cost: Cost, experiment: Experiment
+    ) -> bool:
+        """Trains all seeds and tells the study; False after a signal, to be gone on with."""
+        start = time.perf_counter()
+        folder = self._task.directory / trial.user_attrs["folder"]
+        dtype = cast(Dtype, candidate.dtype)
+        judged: list[Judged] = []
+        speed: list[float] = []
+        try:
+            for number, seed in enumerate(experiment.seeds):
+                watch = self._watch(trial, cost, folder / f"seed-{seed}") if number == 0 else None
+                result = self._run(experiment, seed, folder / f"seed-{seed}", watch)
+                if result is None:
+                    return False
+                speed.append(result)
+                where = folder / f"seed-{seed}"
+                judged.append(judge(where, self._prepared, experiment, (dtype,)))
+            if dtype in judged[0].refused:
+                raise ConfigError(judged[0].refused[dtype])
+        except Lagging as stopped:
+            trial.set_user_attr("stopped", str(stopped))
+            self._tell_seconds(trial, start)
+            self._study.inner.tell(trial, state=TrialState.PRUNED)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:  # noqa: BLE001, said in the study, which goes on
+            self._tell_seconds(trial, start)
+            self._failed(trial, error)
+        else:
+            facts = self._facts(trial, judged, dtype, speed, start)
+            trial.set_user_attr("facts", facts)
+            values = [self._value(name, facts) for name in self._sweep.objectives]
+            self._study.inner.tell(trial, values)
+        self._tidy(folder)
+        return True
+
+    def _run(
+        self,
+        experiment: Experiment,
+        seed: int,
+        folder: Path,
+        watch: Callable[[int, Mapping[str, float]], None] | None,
+    ) -> float | None:
+        """Rows a second of one training; None after a signal."""
+        update = {"num_threads": self._task.threads, "bootstrap_samples": 0, "slices": ()}
+        train = experiment.train.model_copy(update=update)
+        one = experiment.model_copy(update={"seeds": (seed,), "train": train})
+        again = (folder / "config.json").exists()
+        options = RunOptions(
+            self._task.cache_dir, resume=again, show="none", on_evaluation=watch, report=False
+        )
+        result = run(one, folder, options)
+        return None if result.interrupted else result.rows_per_second
+
+    def _watch(
+        self, trial: optuna.Trial, cost: Cost, folder: Path
+    ) -> Callable[[int, Mapping[str, float]], None] | None:
+        """Told of evaluations in training; raises `Lagging`."""
+        pruner, first = self._sweep.pruner, self._sweep.objectives[0]
+        if pruner.kind == "none":
+            return None
+
+        def told(step: int, metrics: Mapping[str, float]) -> None:
+            number = sum(
+                line["kind"] == "valid" and line["step"] <= step for line in read_metrics(folder)
+            )
+            if pruner.kind != "halving":
+                trial.report(metrics[first], number)
+                if trial.should_prune():
+                    raise Lagging(f"{first} {metrics[first]:.5f} at evaluation {number}")
+                return
+            if not _is_stage(number, pruner.first, pruner.reduction):
+                return
+            values = [self._value(name, {**_facts_of(cost), "valid": metrics})
+                      for name in self._sweep.objectives]  # fmt: skip
+            stages = {**trial.user_attrs.get("stages", {}), str(number): values}
+            trial.set_user_attr("stages", stages)
+            others = self._at_stage(trial.number, str(number))
+            mine = losses(values, self._sweep.directions)
+            if not goes_on(mine, others, pruner.reduction):
+                raise Lagging(f"{first} {metrics[first]:.5f} at evaluation {number}")
+
+        return told
+
+    def _at_stage(self, number: int, stage: str) -> list[tuple[float, ...]]:
+        """What the others had at a stage."""
+        return [
+            losses(other.user_attrs["stages"][stage], self._sweep.directions)
+            for other in self._study.inner.get_trials(deepcopy=False)
+            if other.number != number
+            and "lost" not in other.user_attrs
+            and stage in other.user_attrs.get("stages", {})
+        ]
+
+    def _value(self, name: str, facts: Mapping[str, Any]) -> float:
+        return float(facts["valid"][name] if name in METRICS else facts[name])
+
+    def _facts(
+        self,
+        trial: optuna.Trial,
+        judged: list[Judged],
+        dtype: Dtype,
+        speed: list[float],
+        start: float,
+    ) -> dict[str, Any]:
+        """What is known of a trained candidate."""
+        size = round(statistics.fmean(one.infer_bytes[dtype] for one in judged))
+        means: dict[str, dict[str, float]] = {}
+        sds: dict[str, dict[str, float]] = {}
+        for split in judged[0].metrics[dtype]:
+            for name in judged[0].metrics[dtype][split]:
+                values = [one.metrics[dtype][split][name] for one in judged]
+                means.setdefault(split, {})[name] = statistics.fmean(values)
+                if len(values) > 1:
+                    sds.setdefault(split, {})[name] = statistics.stdev(values)
+        return {
+            "bytes": size,
+            "ratio": size / max(1, self._costs.full_bytes),
+            "lookup_us": 1e6 / statistics.median(one.lookups[dtype] for one in judged),
+            **means,
+            "sd": sds,
+            "rows_per_second": statistics.fmean(speed),
+            "seconds": time.perf_counter() - start,
+        }
+
+    def _tell_seconds(self, trial: optuna.Trial, start: float) -> None:
+        facts = {**trial.user_attrs.get("facts", {}), "seconds": time.perf_counter() - start}
+        trial.set_user_attr("facts", facts)
+
+    def _tidy(self, folder: Path) -> None:
+        """Removes checkpoints, and models that are not on the front."""
+        for seed in folder.glob("seed-*"):
+            for part in (seed, *seed.glob("phase-*")):
+                for name in ("checkpoints", "phases", "tensorboard"):
+                    remove(part / name)
+        if self._task.keep_models:
+            return
+        best = {row.folder for row in self._study.front()}
+        for row in self._study.rows():
+            if row.folder and row.folder not in best and row.state in ("complete", "stopped"):
+                for model in (self._task.directory / row.folder).glob("seed-*/model"):
+                    shutil.rmtree(model, ignore_errors=True)
+
+
+def _facts_of(cost: Cost) -> dict[str, float]:
+    facts: dict[str, float] = {"bytes": cost.bytes}
+    return facts if cost.lookup_us is None else {**facts, "lookup_us": cost.lookup_us}
+
+
+def _is_stage(number: int, first: int, reduction: int) -> bool:
+    """Whether an evaluation is the first, the third, the ninth, ..."""
+    stage = first
+    while stage < number:
+        stage *= reduction
+    return stage == number
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back."""
+    return json.loads(json.dumps(value))
+
+
+class _signs:
+    """Writes the time into a trial now and then, for workers of other hosts."""
+
+    def __init__(self, trial: optuna.Trial, wanted: bool) -> None:
+        self._trial, self._wanted, self._end = trial, wanted, threading.Event()
+
+    def _beat(self) -> None:
+        while not self._end.wait(_SIGN_S):
+            self._trial.set_user_attr("alive", time.time())
+
+    def __enter__(self) -> None:
+        if self._wanted:
+            self._trial.set_user_attr("alive", time.time())
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        if self._wanted:
+            self._thread.join()
