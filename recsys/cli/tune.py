@@ -84,4 +84,5 @@ def tune(
     study = search(plan, plan.experiment(sweep.parent), folder, options)
     files = write_report(study)
     click.echo(report_text(study))
-    click.echo(f"saved: {', '.join(str(path) for path in files)}")
+    shown = [path for path in files if path.name in ("report.html", "trials.csv", "best.yaml")]
+    click.echo(f"saved: {', '.join(str(path) for path in shown)}")

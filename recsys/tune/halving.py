@@ -51,10 +51,24 @@ def fronts(points: Sequence[Values]) -> list[list[int]]:
     """
     left, found = list(range(len(points))), []
     while left:
-        best = [i for i in left if not any(dominates(points[j], points[i]) for j in left)]
-        found.append(best)
-        left = [i for i in left if i not in best]
+        best = set(first_front([points[i] for i in left]))
+        found.append([i for place, i in enumerate(left) if place in best])
+        left = [i for place, i in enumerate(left) if place not in best]
     return found
+
+
+def first_front(points: Sequence[Values]) -> list[int]:
+    """Positions of the points that no other dominates.
+
+    Args:
+        points: Losses.
+    """
+    found: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: tuple(points[i])):
+        # Whoever dominates a point comes before it in this order.
+        if not any(dominates(points[j], points[i]) for j in found):
+            found.append(i)
+    return sorted(found)
 
 
 def crowding(points: Sequence[Values]) -> list[float]:

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -68,7 +69,11 @@ def served_bytes(model: RecModel, dtype: Dtype | None = None) -> int:
 
 
 def judge(
-    folder: Path, prepared: Prepared, experiment: Experiment, dtypes: Sequence[Dtype]
+    folder: Path,
+    prepared: Prepared,
+    experiment: Experiment,
+    dtypes: Sequence[Dtype],
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Judged:
     """Freezes one trained model in every dtype that makes sense.
 
@@ -77,6 +82,7 @@ def judge(
         prepared: Its data.
         experiment: What it was.
         dtypes: How rows are stored.
+        precision: Of the dense layers.
     """
     model = load_artefact(folder).model
     assert isinstance(model, CTRModel)
@@ -96,7 +102,7 @@ def judge(
             tables = frozen.embeddings.bytes("infer").tables
             found = dataclasses.replace(found, parameters=tables // 4)
         found.metrics[dtype] = {
-            split: _metrics(frozen, prepared, split, experiment)
+            split: _metrics(frozen, prepared, split, experiment, precision)
             for split in ("valid", "test")
             if split in prepared.split_rows
         }
@@ -115,10 +121,14 @@ def first_batch(prepared: Prepared) -> Batch:
 
 
 def _metrics(
-    model: CTRModel, prepared: Prepared, split: str, experiment: Experiment
+    model: CTRModel,
+    prepared: Prepared,
+    split: str,
+    experiment: Experiment,
+    precision: Literal["fp32", "bf16"],
 ) -> dict[str, float]:
     config = LoaderConfig(batch_size=experiment.train.eval_batch_size)
-    options = EvaluationOptions(slice_by=(), bootstrap_samples=0)
+    options = EvaluationOptions(slice_by=(), bootstrap_samples=0, precision=precision)
     loader = BatchLoader(prepared, split, config)
     return evaluate(model, loader, prepared.encoder, split, options).metrics
 

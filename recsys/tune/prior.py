@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.storages import JournalStorage
@@ -19,12 +19,13 @@ from optuna.trial import TrialState
 from recsys.base import CTRModel
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
+from recsys.embeddings.scheme import Dtype
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.artefact import load_artefact
 from recsys.train.run import RunOptions, run
 from recsys.tune.cost import Costs
 from recsys.tune.domain import PowerOfTwo
-from recsys.tune.halving import fronts, losses
+from recsys.tune.halving import first_front, losses
 from recsys.tune.space import SERVE, Parameter, Space, dtypes_of
 from recsys.tune.supernet import SupernetOptions, search_widths, spread
 from recsys.tune.sweep import Sweep
@@ -238,12 +239,13 @@ def _others(sweep: Sweep) -> list[tuple[Path, Mapping[str, Any], optuna.Study]]:
     return found
 
 
-def told_before(study: Study, sweep: Sweep, say: Callable[[str], None]) -> None:
+def told_before(study: Study, sweep: Sweep, costs: Costs, say: Callable[[str], None]) -> None:
     """Tells the sampler trials of earlier studies of the same experiment and objectives.
 
     Args:
         study: New.
         sweep: Names them.
+        costs: With the limits; trials beyond them are left out.
         say: Shows a line of progress.
     """
     for folder, identity, other in _others(sweep):
@@ -255,7 +257,9 @@ def told_before(study: Study, sweep: Sweep, say: Callable[[str], None]) -> None:
             fixed = optuna.trial.FixedTrial(dict(trial.params))
             try:
                 candidate = study.space.ask(fixed)
-                candidate.experiment(study.space.base)
+                made = candidate.experiment(study.space.base)
+                if costs.of(made, cast(Dtype, candidate.dtype)).refused:
+                    continue
             except (ValueError, RecsysError):
                 continue  # outside of this space
             attrs = {k: v for k, v in trial.user_attrs.items() if k in ("facts", "dtype")}
@@ -281,7 +285,7 @@ def _fronts_of_others(sweep: Sweep, space: Space) -> list[dict[str, Any]]:
         done = other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         directions = [d.name.lower() for d in other.directions]
         points = [losses(trial.values, directions) for trial in done]
-        for position in (fronts(points) or [[]])[0]:
+        for position in first_front(points):
             trial = done[position]
             settings = trial.user_attrs.get("settings", {})
             answers = space.answers(settings, trial.user_attrs.get("dtype", "fp32"))

@@ -313,7 +313,7 @@ def _importance(figure: Any, findings: Findings) -> None:
 
 def _placed(findings: Findings) -> list[tuple[float, int, int]]:
     """Bytes of a trial, rows and width of a table, for all on the front."""
-    rows_of = findings.study.space._tables
+    rows_of = findings.study.space.tables
     return [
         (size, rows_of[table], width)
         for row in findings.front

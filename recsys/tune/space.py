@@ -104,7 +104,9 @@ class Space:
         groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._experiment, self.base = base, base.model_dump(mode="json")
-        self._tables, self._groups = dict(tables), dict(groups or {})
+        self.tables: Mapping[str, int] = dict(tables)
+        """Rows of the model's tables by name."""
+        self._groups = dict(groups or {})
         if not space:
             raise ConfigError(
                 "`space` is empty: name at least one setting to search, say "
@@ -127,7 +129,7 @@ class Space:
             return [Parameter(path, (path,), domain)]
         before, which, after = found["before"], found["which"], found["after"] or ""
         if which == "*":
-            names, free = list(self._tables), True
+            names, free = list(self.tables), True
         elif "@" in which:
             names, free = self._group(which.partition("@")[2], path), which.startswith("*")
         else:
@@ -154,9 +156,9 @@ class Space:
         self._known(path.partition(".tables.")[2].split(".")[0], path)
 
     def _known(self, name: str, path: str) -> None:
-        if name not in self._tables:
+        if name not in self.tables:
             raise ConfigError(
-                f"space.{path}: the data has no table `{name}`. {did_you_mean(name, self._tables)}"
+                f"space.{path}: the data has no table `{name}`. {did_you_mean(name, self.tables)}"
             )
 
     def _check(self) -> None:

@@ -28,16 +28,18 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from recsys.errors import ConfigError
 from recsys.train.folder import write_json
-from recsys.tune.halving import fronts, losses
+from recsys.tune.halving import first_front, losses
 from recsys.tune.samplers import Seeded, make_pruner
 from recsys.tune.space import Space
 from recsys.tune.sweep import Sweep
 
 STALE_S = 300.0
 """After so long without a sign, a trial of another host is taken for dead."""
+_TRIES, _WAIT_S = 10, 0.5  # while another machine makes the tables of a new database
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Study:
         (directory / "workers").mkdir(exist_ok=True)
         self.name = directory.resolve().name
         self.shared = storage is not None
+        self.home = f"{socket.gethostname()}:{directory.resolve()}"
+        """This folder among those of other machines."""
         self.goal = sweep.trials
         """Trials to train."""
         if sweep.sampler.kind == "grid":
@@ -176,7 +180,7 @@ class Study:
         """
         done = [row for row in (self.rows() if rows is None else rows) if row.state == "complete"]
         points = [losses(list(row.values.values()), self.sweep.directions) for row in done]
-        best = [done[i] for i in (fronts(points) or [[]])[0]]
+        best = [done[i] for i in first_front(points)]
         first = self.sweep.objectives[0]
         sign = -1 if self.sweep.directions[0] == "maximize" else 1
         return sorted(best, key=lambda row: (sign * row.values[first], row.number))
@@ -224,7 +228,7 @@ class Study:
             begun = trial.datetime_start
             return begun is None or time.time() - begun.timestamp() > 30
         lock = self.directory / "workers" / f"{worker}.lock"
-        if attrs.get("host") == socket.gethostname() or lock.exists():
+        if attrs.get("home") == self.home or lock.exists():
             return not _is_locked(lock)
         return time.time() - float(attrs.get("alive", 0)) > STALE_S
 
@@ -263,13 +267,21 @@ def _storage(directory: Path, url: str | None) -> BaseStorage:
     if url is None:
         path = str(directory / "journal.log")
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        raise ConfigError(
-            f"storage {url.split('@')[-1]}: {type(error).__name__}: {error}. Expected a database "
-            "that answers, say postgresql+psycopg://user@host/name or sqlite:///file.db."
-        ) from error
+    left = _TRIES
+    while True:
+        try:
+            return RDBStorage(url)
+        except (SQLAlchemyError, ImportError, OSError) as error:
+            left -= 1
+            # Perhaps another machine makes the tables at this moment.
+            if left and isinstance(error, IntegrityError | ProgrammingError):
+                time.sleep(_WAIT_S)
+                continue
+            raise ConfigError(
+                f"storage {url.split('@')[-1]}: {type(error).__name__}: {error}. Expected a "
+                "database that answers, say postgresql+psycopg://user@host/name or "
+                "sqlite:///file.db."
+            ) from error
 
 
 @contextlib.contextmanager

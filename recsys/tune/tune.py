@@ -110,7 +110,7 @@ def tune(
             f"{len(space.parameters)} settings, {study.goal} trials, {options.workers} "
             f"worker(s); full tables {costs.full_bytes:,} bytes"
         )
-        told_before(study, sweep, options.say)
+        told_before(study, sweep, costs, options.say)
         first = first_answers(task, space, costs, options.say)
         if least and _least(space, costs, first[0])[2]:
             first.append(least)  # one that keeps the limits, to learn from
@@ -262,7 +262,7 @@ def line(study: Study, rows: list[TrialRow], row: TrialRow, seconds: float, befo
     if row.state == "complete":
         text = ", ".join(f"{name} {_shown(name, value)}" for name, value in row.values.items())
         if "bytes" not in row.values:
-            text += f", {row.facts['bytes']:,} bytes"
+            text += f", {row.facts.get('bytes', 0):,} bytes"
     else:
         text = f"{row.state}, {row.facts.get('why', '')}".splitlines()[0]
     if "seconds" in row.facts:

@@ -9,11 +9,11 @@ import dataclasses
 import json
 import logging
 import shutil
-import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -145,7 +145,7 @@ class Worker:
                     return None
                 trial = self._study.inner.ask()
                 trial.set_user_attr("worker", self._name)
-                trial.set_user_attr("host", socket.gethostname())
+                trial.set_user_attr("home", self._study.home)
                 found = self._admitted(trial)
                 if found is not None:
                     return found
@@ -182,15 +182,37 @@ class Worker:
         if cost.refused:
             why = "; ".join(text for text, _ in cost.refused.values())
             trial.set_user_attr("rejected", why)
-            self._study.inner.tell(trial, state=TrialState.PRUNED)
+            self.tell(trial, None, TrialState.PRUNED)
             return None
         if "folder" not in trial.user_attrs:
             trial.set_user_attr("folder", f"trials/{trial.number:05d}")
         return trial, candidate, cost, experiment
 
+    def one(self, trial: optuna.Trial) -> None:
+        """Judges a candidate that somebody else drew.
+
+        Args:
+            trial: Running.
+        """
+        found = self._admitted(trial)
+        if found is not None:
+            self._train(*found)
+
+    def tell(
+        self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState | None
+    ) -> None:
+        """Ends a trial.
+
+        Args:
+            trial: Running.
+            values: By objective, where it is complete.
+            state: Else.
+        """
+        self._study.inner.tell(trial, values, state)
+
     def _failed(self, trial: optuna.Trial, error: BaseException) -> None:
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-        self._study.inner.tell(trial, state=TrialState.FAIL)
+        self.tell(trial, None, TrialState.FAIL)
 
     # ------------------------------------------------------------------------------- training
 
@@ -211,25 +233,42 @@ class Worker:
                     return False
                 speed.append(result)
                 where = folder / f"seed-{seed}"
-                judged.append(judge(where, self._prepared, experiment, (dtype,)))
+                judged.append(
+                    judge(where, self._prepared, experiment, (dtype,), experiment.train.precision)
+                )
             if dtype in judged[0].refused:
                 raise ConfigError(judged[0].refused[dtype])
         except Lagging as stopped:
             trial.set_user_attr("stopped", str(stopped))
             self._tell_seconds(trial, start)
-            self._study.inner.tell(trial, state=TrialState.PRUNED)
+            self.tell(trial, None, TrialState.PRUNED)
         except (KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:  # noqa: BLE001, said in the study, which goes on
             self._tell_seconds(trial, start)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
             self._failed(trial, error)
         else:
-            facts = self._facts(trial, judged, dtype, speed, start)
-            trial.set_user_attr("facts", facts)
-            values = [self._value(name, facts) for name in self._sweep.objectives]
-            self._study.inner.tell(trial, values)
+            self._complete(trial, self._facts(judged, dtype, speed, start))
         self._tidy(folder)
         return True
+
+    def _complete(self, trial: optuna.Trial, facts: dict[str, Any]) -> None:
+        """Tells the study what came out. Tables that training made too large are turned down."""
+        trial.set_user_attr("facts", facts)
+        most = self._costs.most_bytes
+        if most is not None and facts["bytes"] > most:
+            text = f"{facts['bytes']:,} bytes after training, and at most {most:,} are allowed"
+            trial.set_user_attr("rejected", text)
+            self.tell(trial, None, TrialState.PRUNED)
+            return
+        values = [self._value(name, facts) for name in self._sweep.objectives]
+        wrong = [name for name, value in zip(self._sweep.objectives, values) if value != value]
+        if wrong:
+            self._failed(trial, ValueError(f"{wrong[0]} is not a number"))
+        else:
+            self.tell(trial, values, None)
 
     def _run(
         self,
@@ -293,12 +332,7 @@ class Worker:
         return float(facts["valid"][name] if name in METRICS else facts[name])
 
     def _facts(
-        self,
-        trial: optuna.Trial,
-        judged: list[Judged],
-        dtype: Dtype,
-        speed: list[float],
-        start: float,
+        self, judged: list[Judged], dtype: Dtype, speed: list[float], start: float
     ) -> dict[str, Any]:
         """What is known of a trained candidate."""
         size = round(statistics.fmean(one.infer_bytes[dtype] for one in judged))

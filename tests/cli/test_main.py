@@ -30,6 +30,10 @@ FLAGS = {
         "--batch-size", "--columns", "--keep", "--negative-rate", "--num-threads", "--out", "-o",
         "INPUT", "RUN_DIR",
     ],
+    "tune": [
+        "--address", "--cache-dir", "--keep-models", "--out", "--ray", "--set", "--storage",
+        "--sweep", "--workers",
+    ],
     "train": [
         "--address", "--cache-dir", "--config", "--ranks", "--ray", "--resume", "--run-dir",
         "--seeds", "--set", "--storage", "--timeout", "--workers",

@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_before_any_trial(raw, text):
 
 
 def test_unknown_and_empty_groups():
-    with pytest.raises(ConfigError, match=r"no group `smal`. Did you mean `small`"):
-        space({"model.tables.@smal.embedding_dim": WIDTH}, {"small": ["C1"]})
+    with pytest.raises(ConfigError, match=r"no group `smalk`. Did you mean `small`"):
+        space({"model.tables.@smalk.embedding_dim": WIDTH}, {"small": ["C1"]})
     with pytest.raises(ConfigError, match="no table is in the group `huge`"):
         space({"model.tables.@huge.embedding_dim": WIDTH}, {"huge": []})
