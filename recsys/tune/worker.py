@@ -144,8 +144,9 @@ class Worker:
                 if self._study.enough() or (until is not None and time.time() > until):
                     return None
                 trial = self._study.inner.ask()
-                trial.set_user_attr("worker", self._name)
+                trial.set_user_attr("alive", time.time())
                 trial.set_user_attr("home", self._study.home)
+                trial.set_user_attr("worker", self._name)  # the last: with it the others count
                 found = self._admitted(trial)
                 if found is not None:
                     return found
@@ -403,7 +404,6 @@ class _signs:
 
     def __enter__(self) -> None:
         if self._wanted:
-            self._trial.set_user_attr("alive", time.time())
             self._thread = threading.Thread(target=self._beat, daemon=True)
             self._thread.start()
 
