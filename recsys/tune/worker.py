@@ -228,7 +228,11 @@ class Worker:
         speed: list[float] = []
         try:
             for number, seed in enumerate(experiment.seeds):
-                watch = self._watch(trial, cost, folder / f"seed-{seed}") if number == 0 else None
+                watch = (
+                    None
+                    if number
+                    else self._watch(trial, cost, experiment, folder / f"seed-{seed}")
+                )
                 result = self._run(experiment, seed, folder / f"seed-{seed}", watch)
                 if result is None:
                     return False
@@ -290,12 +294,14 @@ class Worker:
         return None if result.interrupted else result.rows_per_second
 
     def _watch(
-        self, trial: optuna.Trial, cost: Cost, folder: Path
+        self, trial: optuna.Trial, cost: Cost, experiment: Experiment, folder: Path
     ) -> Callable[[int, Mapping[str, float]], None] | None:
         """Told of evaluations in training; raises `Lagging`."""
         pruner, first = self._sweep.pruner, self._sweep.objectives[0]
         if pruner.kind == "none":
             return None
+        train = experiment.train
+        last = train.num_epochs * train.evaluations_per_epoch  # after which nothing is saved
 
         def told(step: int, metrics: Mapping[str, float]) -> None:
             number = sum(
@@ -303,10 +309,10 @@ class Worker:
             )
             if pruner.kind != "halving":
                 trial.report(metrics[first], number)
-                if trial.should_prune():
+                if number < last and trial.should_prune():
                     raise Lagging(f"{first} {metrics[first]:.5f} at evaluation {number}")
                 return
-            if not _is_stage(number, pruner.first, pruner.reduction):
+            if number >= last or not _is_stage(number, pruner.first, pruner.reduction):
                 return
             values = [self._value(name, {**_facts_of(cost), "valid": metrics})
                       for name in self._sweep.objectives]  # fmt: skip
