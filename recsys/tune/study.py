@@ -39,6 +39,7 @@ from recsys.tune.sweep import Sweep
 
 STALE_S = 300.0
 """After so long without a sign, a trial of another host is taken for dead."""
+_ATTEMPTS = 3  # of a trial at which the whole search died
 _TRIES, _WAIT_S = 10, 0.5  # while another machine makes the tables of a new database
 
 
@@ -211,13 +212,17 @@ class Study:
         retried = {t.user_attrs.get("retry_of") for t in trials}
         lost = [t for t in trials if t.state == TrialState.RUNNING and self._dead(t)]
         for trial in lost:
+            attempts = trial.user_attrs.get("attempts", 1)
+            if attempts >= _ATTEMPTS:
+                text = f"the search died {attempts} times at this trial; perhaps it needs too much"
+                self._fail(trial, "error", f"{text} memory.")
+                continue
             if trial.number not in retried:
                 kept = {k: v for k, v in trial.user_attrs.items() if k in ("folder", "stages")}
-                attrs = {"retry_of": trial.number, **kept}
+                attrs = {"retry_of": trial.number, "attempts": attempts + 1, **kept}
                 with quiet():
                     self.inner.enqueue_trial(trial.params, user_attrs=attrs)
-            self.inner._storage.set_trial_user_attr(trial._trial_id, "lost", True)
-            self.inner.tell(trial.number, state=TrialState.FAIL)
+            self._fail(trial, "lost", True)
         return len(lost)
 
     def _dead(self, trial: FrozenTrial) -> bool:
@@ -232,10 +237,40 @@ class Study:
             return not _is_locked(lock)
         return time.time() - float(attrs.get("alive", 0)) > STALE_S
 
+    def bury(self, worker: str, why: str) -> bool:
+        """Writes down that a worker died, at the trial that it was at.
+
+        Args:
+            worker: Its name.
+            why: How.
+
+        Returns:
+            Whether it was at one.
+        """
+        found = False
+        for trial in self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("worker") == worker:
+                self._fail(trial, "error", f"it died: {why}")
+                found = True
+        return found
+
+    def _fail(self, trial: FrozenTrial, attribute: str, value: Any) -> None:
+        self.inner._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+        self.inner.tell(trial.number, state=TrialState.FAIL)
+
+    @staticmethod
+    def new_name() -> str:
+        """A name for a worker."""
+        return uuid.uuid4().hex[:12]
+
     @contextlib.contextmanager
-    def worker(self) -> Iterator[str]:
-        """Says that this process is alive, until it ends however it ends."""
-        name = uuid.uuid4().hex[:12]
+    def worker(self, name: str | None = None) -> Iterator[str]:
+        """Says that this process is alive, until it ends however it ends.
+
+        Args:
+            name: Of the worker; by default a new one.
+        """
+        name = name or self.new_name()
         path = self.directory / "workers" / f"{name}.lock"
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -5,10 +5,8 @@ Stability: experimental
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +19,9 @@ from recsys.config import Experiment
 from recsys.data.prepare import prepare
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError
-from recsys.train.launch import die_with_parent
 from recsys.tune.cost import Costs
 from recsys.tune.prior import first_answers, told_before
+from recsys.tune.processes import work_in_processes
 from recsys.tune.space import Space
 from recsys.tune.study import Study, TrialRow
 from recsys.tune.sweep import METRICS, Sweep
@@ -116,11 +114,11 @@ def tune(
             first.append(least)  # one that keeps the limits, to learn from
         study.first_trials(first)
     with shown(study, options.say):
-        _run(task, options)
+        _run(task, options, study)
     return study
 
 
-def _run(task: Task, options: TuneOptions) -> None:
+def _run(task: Task, options: TuneOptions, study: Study) -> None:
     if options.start is not None:
         options.start(task, options.workers)
     elif options.workers == 1:
@@ -130,12 +128,7 @@ def _run(task: Task, options: TuneOptions) -> None:
         finally:
             torch.set_num_threads(threads)
     else:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            options.workers, mp_context=context, initializer=die_with_parent
-        ) as pool:
-            for future in [pool.submit(work, task) for _ in range(options.workers)]:
-                future.result()
+        work_in_processes(task, options.workers, study)
 
 
 # ----------------------------------------------------------------------------------- the smallest

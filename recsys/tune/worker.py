@@ -89,11 +89,12 @@ class Task:
         return Costs(self.experiment, prepared, self.sweep.limits, lookup)
 
 
-def work(task: Task) -> int:
+def work(task: Task, name: str | None = None) -> int:
     """Trains candidates until there are enough, time is up or a signal comes.
 
     Args:
         task: What to do.
+        name: Of this worker in the study; by default a new one.
 
     Returns:
         How many were trained here.
@@ -104,8 +105,8 @@ def work(task: Task) -> int:
     torch.set_num_threads(task.threads)
     costs = task.costs()
     study = task.open(costs)
-    with quiet(), study.worker() as name:
-        return Worker(task, study, costs, name).run()
+    with quiet(), study.worker(name) as known:
+        return Worker(task, study, costs, known).run()
 
 
 class Worker:

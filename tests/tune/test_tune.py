@@ -20,6 +20,7 @@ from recsys.tune.study import Study
 from recsys.tune.tune import TuneOptions, tune
 
 ROOT = Path(__file__).parents[2]
+TABLES = {**{f"C{number}": 9 for number in range(1, 27)}, "tags": 9}
 
 
 def search(sweep, tmp_path, cache, **options) -> tuple[Study, list[str]]:
@@ -121,6 +122,34 @@ def test_pruners_of_optuna(tmp_path, cache, sweep_of, kind):
     trials = study.inner.get_trials()
     assert all(1 in trial.intermediate_values for trial in trials)
     assert {row.state for row in study.rows()} <= {"complete", "stopped"}
+
+
+def test_cmaes_has_one_objective(tmp_path, cache, sweep_of):
+    space = {
+        "train.learning_rate": {"float": [0.001, 0.01]},
+        "model.init_std": {"float": [0.01, 0.1]},
+    }
+    sampler = {"kind": "cmaes", "startup_trials": 2}
+    sweep = sweep_of(sampler=sampler, space=space, trials=4, objectives=["auc"])
+    assert [row.state for row in search(sweep, tmp_path, cache)[0].rows()] == ["complete"] * 4
+
+
+def test_time_to_look_up_is_an_objective_and_a_limit(tmp_path, cache, sweep_of, monkeypatch):
+    objectives = ["auc", "bytes", "lookup_us"]
+    study, _ = search(
+        sweep_of(trials=2, objectives=objectives, limits={"lookup_us": 1e6}), tmp_path, cache
+    )
+    assert all(row.values["lookup_us"] > 0 for row in study.rows())
+    (tmp_path / "study").rename(tmp_path / "first")
+    monkeypatch.setattr(worker, "_DRAWS", 3)
+    with pytest.raises(BudgetInfeasible, match="3 candidates in a row were turned down"):
+        search(sweep_of(objectives=objectives, limits={"lookup_us": 1e-9}), tmp_path, cache)
+
+
+def test_no_new_trial_after_the_time(tmp_path, cache, sweep_of):
+    search(sweep_of(trials=1), tmp_path, cache)
+    study, _ = search(sweep_of(trials=50, hours=1e-9), tmp_path, cache)
+    assert len(study.rows()) == 1
 
 
 @pytest.mark.parametrize("kind", ["nsga2", "nsga3", "gp", "random"])
@@ -242,6 +271,25 @@ def test_killed_and_gone_on_with_is_the_same_study(tmp_path, cache, sweep_of):
     assert in_a_process(sweep, tmp_path / "killed", cache).wait() == 0
     space = whole.space
     assert outcome(Study(tmp_path / "killed", sweep, space)) == outcome(whole)
+
+
+def test_a_worker_that_is_killed_costs_its_trial(tmp_path, cache, sweep_of):
+    """The first trial's worker is killed, as the kernel does when memory runs out."""
+    sweep = sweep_of(trials=3, set={"train.num_epochs": 4})
+    job = in_a_process(sweep, tmp_path / "two", cache, workers=2)
+    victim = None
+    while victim is None and job.poll() is None:
+        time.sleep(0.02)
+        for file in (tmp_path / "two/trials").glob("00000/seed-1/.lock"):
+            text = file.read_text()
+            victim = int(text.split()[1]) if text else None
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    assert job.wait() == 0
+    space = sweep.space_of(sweep.experiment(tmp_path), TABLES)
+    rows = Study(tmp_path / "two", sweep, space).rows()
+    assert [row.state for row in rows] == ["failed", "complete", "complete"]
+    assert "killed by SIGKILL. Most likely memory ran out" in rows[0].facts["why"]
 
 
 @pytest.mark.slow
