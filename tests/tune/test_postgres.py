@@ -22,6 +22,7 @@ from tests.tune.test_tune import SCRIPT, outcome, search
 pytest.importorskip("psycopg", reason="needs psycopg")
 if shutil.which("initdb") is None or (os.geteuid() == 0 and shutil.which("runuser") is None):
     pytest.skip("needs the programs of a PostgreSQL server", allow_module_level=True)
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 

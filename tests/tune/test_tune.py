@@ -273,6 +273,7 @@ def test_killed_and_gone_on_with_is_the_same_study(tmp_path, cache, sweep_of):
     assert outcome(Study(tmp_path / "killed", sweep, space)) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_trial(tmp_path, cache, sweep_of):
     """The first trial's worker is killed, as the kernel does when memory runs out."""
     sweep = sweep_of(trials=3, set={"train.num_epochs": 4})
