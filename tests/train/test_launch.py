@@ -69,6 +69,7 @@ def test_stopped_on_two_ranks_and_resumed_equals_uninterrupted(tmp_path):
     assert rest.seeds[0].metrics == whole.seeds[0].metrics
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_job_that_is_killed_takes_its_ranks_with_it_and_goes_on(tmp_path):
     """SIGKILL of the process that started the ranks; then the same command with --resume."""

@@ -335,6 +335,7 @@ def test_a_search_without_a_validation_split_says_so():
         phases.validation(DCNv2(DCNv2.Config(), SCHEMA), None, TrainConfig(), Ranks())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", list(SCHEMES))
 def test_two_ranks(kind, tmp_path, cache):

@@ -115,6 +115,7 @@ def test_a_run_goes_on_on_another_host(tmp_path, monkeypatch):
         run(experiment, tmp_path / "host2", RunOptions(cache, resume=True, storage=storage + "2"))
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_ranks_without_a_common_disk(tmp_path):
     """Two ranks on one host, then three on another; only the storage is common."""

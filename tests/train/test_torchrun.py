@@ -91,6 +91,7 @@ def test_a_pipeline_changes_nothing(home):
     assert metrics(home / "ahead") == metrics(home / "expected")
 
 
+@pytest.mark.slow
 def test_other_numbers_of_ranks_go_on_within_the_epoch(home):
     """Two ranks until step 6 of 12, where 3,072 of 6,000 rows are done; then three; then one."""
     arguments = ["train", "--config", str(home / "config.yaml"), "--cache-dir", str(home / "cache")]
