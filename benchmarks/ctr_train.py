@@ -23,6 +23,7 @@ from recsys.data.source import GivenSplits, Source
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.evaluate.predictions import collect
 from recsys.evaluate.summary import flat_metrics
+from recsys.layers.interaction.cross_net import CrossNetConfig
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dcn_v2 import DCNv2
 from recsys.models.ctr.deep_fm import DeepFM
@@ -69,7 +70,8 @@ def main() -> None:
         deep_fm = DeepFM.Config(embedding_dim=16, mlp=mlp, init_std=args.init_std)
         model = DeepFM(deep_fm, prepared.schema)
     else:
-        dcn = DCNv2.Config(embedding_dim=16, mlp=mlp, num_cross_layers=3, init_std=args.init_std)
+        cross = CrossNetConfig(num_layers=3)
+        dcn = DCNv2.Config(embedding_dim=16, mlp=mlp, cross=cross, init_std=args.init_std)
         model = DCNv2(dcn, prepared.schema)
     model.reset_parameters(args.seed)
     dense = args.mode == "dense"
