@@ -69,6 +69,16 @@ def _caller() -> str:
     return "other"
 
 
+def ranged(name: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; what each one takes is a range of the profile."""
+    while True:
+        with record_function(name):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def annotate() -> None:
     """Puts ranges into the profile: who sends, who waits, who reads."""
 
@@ -88,13 +98,7 @@ def annotate() -> None:
             return wait(*args, **kwargs)
 
     def reads(*args: Any) -> Iterator[Batch]:
-        made = batches(*args)
-        while True:
-            with record_function(_READ):
-                batch = next(made, None)
-            if batch is None:
-                return
-            yield batch
+        return ranged(_READ, batches(*args))
 
     distributed.Work.wait = waits  # type: ignore[method-assign]
     BatchLoader._batches = reads  # type: ignore[method-assign]
@@ -111,13 +115,7 @@ class Watched:
 
     def __iter__(self) -> Iterator[Batch]:
         """Passes batches on."""
-        batches = iter(self._inner)
-        while True:
-            with record_function(_NEXT):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        return ranged(_NEXT, iter(self._inner))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -77,7 +77,7 @@ def _process(task: Task, name: str, said: Any) -> None:
     try:
         work(task, name)
     except KeyboardInterrupt:
-        pass
+        return  # Ctrl-C reaches the search as well, which says so
     except RecsysError as error:
         said.put(error)
     except Exception as error:  # noqa: BLE001, handed on as text

@@ -43,12 +43,7 @@ def on_cluster(address: str | None = None, cpus_per_worker: float = 1.0) -> Call
     """
 
     def start(task: Task, workers: int) -> None:
-        task = dataclasses.replace(
-            task,
-            directory=task.directory.resolve(),
-            cache_dir=task.cache_dir.resolve(),
-            threads=max(1, int(cpus_per_worker)),
-        )
+        task = _for_hosts(task, cpus_per_worker)
         remote = ray.remote(num_cpus=cpus_per_worker, max_retries=3)(_work)
         with _cluster(address):
             try:
@@ -75,12 +70,7 @@ def with_ray_tune(address: str | None = None, cpus_per_worker: float = 1.0) -> C
     """
 
     def start(task: Task, workers: int) -> None:
-        task = dataclasses.replace(
-            task,
-            directory=task.directory.resolve(),
-            cache_dir=task.cache_dir.resolve(),
-            threads=max(1, int(cpus_per_worker)),
-        )
+        task = _for_hosts(task, cpus_per_worker)
         study = task.open(task.costs())
         names, directions = list(task.sweep.objectives), task.sweep.directions
         search = OptunaSearch(
@@ -122,6 +112,16 @@ def _cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _for_hosts(task: Task, cpus: float) -> Task:
+    """With absolute paths, and threads for the cores that a worker reserves."""
+    return dataclasses.replace(
+        task,
+        directory=task.directory.resolve(),
+        cache_dir=task.cache_dir.resolve(),
+        threads=max(1, int(cpus)),
+    )
+
+
 def _work(task: Task) -> int:
     """A worker on a host that may have to prepare the data first."""
     task = _at_home(task)
@@ -130,7 +130,8 @@ def _work(task: Task) -> int:
 
 
 def _at_home(task: Task) -> Task:
-    if (task.prepared / "prepared.json").exists() or task.prepared.is_dir():
+    """With the data of this host."""
+    if task.prepared.is_dir():
         return task
     dataset = task.experiment.dataset.build()
     splits = dataset.splits(task.cache_dir)
