@@ -23,7 +23,7 @@ from recsys.embeddings.scheme import Dtype
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.artefact import load_artefact
 from recsys.train.run import RunOptions, run
-from recsys.tune.cost import Costs
+from recsys.tune.cost import REASONS, Costs
 from recsys.tune.domain import PowerOfTwo
 from recsys.tune.halving import first_front, losses
 from recsys.tune.space import SERVE, Parameter, Space, dtypes_of
@@ -100,12 +100,59 @@ def first_answers(
     found = [space.defaults()]
     for answers in _fronts_of_others(task.sweep, space):
         found.append({**space.defaults(), **answers})
+    found += _uniform(space, task.sweep.prior.uniform)
     number = task.sweep.prior.importance
     if number:
         found += _by_importance(task, space, costs, number, say)
     if task.sweep.prior.supernet:
         found += _by_supernet(task, space, costs, say)
     return found
+
+
+# ------------------------------------------------------------------------------- one width
+
+
+def _uniform(space: Space, number: int) -> list[dict[str, Any]]:
+    """One width for all tables, or the nearest that a table may have."""
+    widths = _widths(space)
+    if not widths or not number:
+        return []
+    ends = [cast(PowerOfTwo, parameter.domain).power_of_two for parameter in widths]
+    low, high = min(a for a, _ in ends), max(b for _, b in ends)
+    steps = [low << i for i in range((high // low).bit_length())]
+    found = []
+    for i in spread_evenly(len(steps), number):
+        answers = space.defaults()
+        for parameter, (least, most) in zip(widths, ends, strict=True):
+            width = min(max(steps[i], least), most)
+            answers |= parameter.domain.known(parameter.name, width) or {}
+        found.append(answers)
+    return found
+
+
+def _widths(space: Space) -> list[Parameter]:
+    """Settings that are widths of tables, in powers of two."""
+    return [
+        parameter
+        for parameter in space.parameters
+        if isinstance(parameter.domain, PowerOfTwo)
+        and all(".tables." in place and place.endswith(".embedding_dim")
+                for place in parameter.places)
+    ]  # fmt: skip
+
+
+def spread_evenly(length: int, number: int) -> list[int]:
+    """Positions in a list, both ends among them; fewer where the list is short.
+
+    Args:
+        length: Of the list.
+        number: Of positions.
+
+    Example:
+        >>> spread_evenly(5, 3), spread_evenly(2, 4)
+        ([0, 2, 4], [0, 1])
+    """
+    return sorted({round(i * (length - 1) / max(1, number - 1)) for i in range(number)})
 
 
 # ------------------------------------------------------------------------------- importance
@@ -115,13 +162,7 @@ def _by_importance(
     task: Task, space: Space, costs: Costs, number: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Widths under several budgets: where a byte buys most importance first."""
-    widths = [
-        parameter
-        for parameter in space.parameters
-        if isinstance(parameter.domain, PowerOfTwo)
-        and all(".tables." in place and place.endswith(".embedding_dim")
-                for place in parameter.places)
-    ]  # fmt: skip
+    widths = _widths(space)
     if not widths:
         raise ConfigError(
             "prior.importance: no width of a table is searched. Search "
@@ -138,7 +179,7 @@ def _by_importance(
         "importance of fields: "
         + ", ".join(f"{n} {s:.2f}" for n, s in sorted(by_table.items(), key=lambda i: -i[1])[:6])
     )
-    picks = sorted({round(i * (len(ladder) - 1) / max(1, number - 1)) for i in range(number)})
+    picks = spread_evenly(len(ladder), number)
     return [{**space.defaults(), **ladder[i]} for i in picks]
 
 
@@ -248,6 +289,7 @@ def told_before(study: Study, sweep: Sweep, costs: Costs, say: Callable[[str], N
         costs: With the limits; trials beyond them are left out.
         say: Shows a line of progress.
     """
+    kept = dict.fromkeys(REASONS if sweep.limits.any else (), 0.0)
     for folder, identity, other in _others(sweep):
         same = identity["experiment"] == study.space.base
         if not same or identity["objectives"] != list(sweep.objectives):
@@ -267,7 +309,7 @@ def told_before(study: Study, sweep: Sweep, costs: Costs, say: Callable[[str], N
             study.inner.add_trial(
                 optuna.create_trial(
                     params=fixed.params, distributions=fixed.distributions, values=trial.values,
-                    user_attrs=attrs,
+                    user_attrs=attrs, constraints=kept,
                 )
             )  # fmt: skip
             told += 1

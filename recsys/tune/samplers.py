@@ -34,7 +34,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from recsys.errors import ConfigError
-from recsys.tune.space import Space
+from recsys.tune.space import Space, dtypes_of
 from recsys.tune.sweep import PrunerConfig, SamplerConfig
 
 
@@ -111,7 +111,7 @@ def make_sampler(config: SamplerConfig, space: Space, parallel: bool, seed: int)
     Raises:
         ConfigError: It cannot search this space, or its package is missing.
     """
-    startup = config.startup_trials
+    startup = config.startup_trials * len(dtypes_of(space))  # a training is as many trials
     if config.kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise ConfigError("sampler.kind: cmaes needs a package. Install it: `pip install cmaes`.")
     with warnings.catch_warnings():

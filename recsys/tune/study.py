@@ -56,6 +56,7 @@ class TrialRow:
         dtype: How the tables are stored.
         facts: ``bytes``, ``ratio``, ``valid``, ``test``, ``sd``, ``seconds``, ``why`` ...
         folder: Of its run, under the study's; empty if there is none.
+        twin_of: Number of the trial that was trained, where only the dtype is another.
     """
 
     number: int
@@ -66,11 +67,12 @@ class TrialRow:
     dtype: str
     facts: Mapping[str, Any]
     folder: str
+    twin_of: int | None = None
 
     @property
     def trained(self) -> bool:
-        """Whether training was begun."""
-        return bool(self.folder)
+        """Whether training was begun for it."""
+        return bool(self.folder) and self.twin_of is None
 
 
 class Study:
@@ -353,4 +355,5 @@ def _row(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRow:
         dtype=attrs.get("dtype", "fp32"),
         facts=facts,
         folder=attrs.get("folder", ""),
+        twin_of=attrs.get("twin_of"),
     )

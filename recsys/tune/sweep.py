@@ -76,6 +76,11 @@ class Limits(Frozen):
     lookup_us: float | None = Field(default=None, gt=0)
     """Most microseconds to look up all features of a row."""
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self != type(self)()
+
 
 class Group(Frozen):
     """Tables by their number of rows."""
@@ -102,7 +107,7 @@ class SamplerConfig(Frozen):
     a front; ``cmaes``, ``gp``: numbers only, the others are drawn at random; ``grid``: everything,
     in random order."""
     startup_trials: int = Field(default=10, ge=0)
-    """Trials drawn at random before ``tpe``, ``gp`` and ``cmaes`` learn."""
+    """Trainings drawn at random before ``tpe``, ``gp`` and ``cmaes`` learn; first trials count."""
     population: int = Field(default=16, ge=2)
     """Candidates of a generation (``nsga2``, ``nsga3``)."""
     seed: int = 0
@@ -126,6 +131,9 @@ class PrunerConfig(Frozen):
 class PriorConfig(Frozen):
     """What is known before the first trial."""
 
+    uniform: int = Field(default=5, ge=0)
+    """So many first trials have one width for all tables, from the narrowest to the widest: what is
+    found later must be better. Only where widths of tables are searched by powers of two."""
     importance: int = Field(default=0, ge=0)
     """So many first trials have widths by the importance of their fields: one training of the
     experiment, then widths under so many budgets."""

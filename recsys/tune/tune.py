@@ -221,7 +221,7 @@ def shown(study: Study, say: Callable[[str], None]) -> Iterator[None]:
             if row.state == "running" or row.number in seen:
                 continue
             seen.add(row.number)
-            if row.state != "rejected":
+            if row.state != "rejected" and row.twin_of is None:
                 say(line(study, rows, row, time.perf_counter() - start, before))
 
     def watch() -> None:

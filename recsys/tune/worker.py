@@ -28,17 +28,34 @@ from recsys.errors import BudgetInfeasible, ConfigError, RecsysError
 from recsys.train.run import RunOptions, run
 from recsys.train.storage import remove
 from recsys.train.tracking import read_metrics
-from recsys.tune.cost import Cost, Costs
+from recsys.tune.cost import REASONS, Cost, Costs
 from recsys.tune.halving import goes_on, losses
 from recsys.tune.judging import Judged, judge
 from recsys.tune.space import Candidate
 from recsys.tune.study import Study, quiet
 from recsys.tune.sweep import METRICS, Sweep
+from recsys.tune.twins import add_twin, other_dtypes
 
 logger = logging.getLogger(__name__)
 
 _DRAWS = 300  # candidates turned down in a row before a worker gives up
 _SIGN_S = 30.0  # between two signs of life where others share the storage
+
+
+_NO_TIME = {"seconds": 0.0, "cpu_seconds": 0.0}
+
+
+class _Clock:
+    """What a trial takes; seconds of the processor are those of this process."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def facts(self) -> dict[str, float]:
+        return {
+            "seconds": time.perf_counter() - self._wall,
+            "cpu_seconds": time.process_time() - self._cpu,
+        }
 
 
 class Lagging(Exception):
@@ -178,8 +195,8 @@ class Worker:
         if cost.lookup_us is not None:
             facts["lookup_us"] = cost.lookup_us
         trial.set_user_attr("facts", facts)
-        if self._sweep.limits != type(self._sweep.limits)():
-            for limit in ("plan", "dtype", "bytes", "lookup_us"):
+        if self._sweep.limits.any:
+            for limit in REASONS:
                 trial.set_constraint(limit, cost.refused.get(limit, ("", 0.0))[1])
         if cost.refused:
             why = "; ".join(text for text, _ in cost.refused.values())
@@ -222,9 +239,10 @@ class Worker:
         self, trial: optuna.Trial, candidate: Candidate, cost: Cost, experiment: Experiment
     ) -> bool:
         """Trains all seeds and tells the study; False after a signal, to be gone on with."""
-        start = time.perf_counter()
+        start = _Clock()
         folder = self._task.directory / trial.user_attrs["folder"]
         dtype = cast(Dtype, candidate.dtype)
+        dtypes = (dtype, *cast(tuple[Dtype, ...], other_dtypes(self._study.space, dtype)))
         judged: list[Judged] = []
         speed: list[float] = []
         try:
@@ -240,7 +258,7 @@ class Worker:
                 speed.append(result)
                 where = folder / f"seed-{seed}"
                 judged.append(
-                    judge(where, self._prepared, experiment, (dtype,), experiment.train.precision)
+                    judge(where, self._prepared, experiment, dtypes, experiment.train.precision)
                 )
             if dtype in judged[0].refused:
                 raise ConfigError(judged[0].refused[dtype])
@@ -256,9 +274,22 @@ class Worker:
             (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
             self._failed(trial, error)
         else:
+            for other in dtypes[1:]:
+                if not any(other in one.refused for one in judged):
+                    self._twin(trial, other, self._facts(judged, other, speed, None))
             self._complete(trial, self._facts(judged, dtype, speed, start))
         self._tidy(folder)
         return True
+
+    def _twin(self, trial: optuna.Trial, dtype: Dtype, facts: dict[str, Any]) -> None:
+        """Tells the study what the trial is worth in another dtype, if that keeps the limits."""
+        limits = ((self._costs.most_bytes, "bytes"), (self._costs.limits.lookup_us, "lookup_us"))
+        if any(most is not None and facts[name] > most for most, name in limits):
+            return
+        values = [self._value(name, facts) for name in self._sweep.objectives]
+        if all(value == value for value in values):
+            frozen = self._study.inner._storage.get_trial(trial._trial_id)
+            add_twin(self._study, frozen, dtype, values, facts)
 
     def _complete(self, trial: optuna.Trial, facts: dict[str, Any]) -> None:
         """Tells the study what came out. Tables that training made too large are turned down."""
@@ -340,9 +371,9 @@ class Worker:
         return float(facts["valid"][name] if name in METRICS else facts[name])
 
     def _facts(
-        self, judged: list[Judged], dtype: Dtype, speed: list[float], start: float
+        self, judged: list[Judged], dtype: Dtype, speed: list[float], start: _Clock | None
     ) -> dict[str, Any]:
-        """What is known of a trained candidate."""
+        """What is known of a trained candidate; without a start, of its twin."""
         size = round(statistics.fmean(one.infer_bytes[dtype] for one in judged))
         means: dict[str, dict[str, float]] = {}
         sds: dict[str, dict[str, float]] = {}
@@ -359,11 +390,11 @@ class Worker:
             **means,
             "sd": sds,
             "rows_per_second": statistics.fmean(speed),
-            "seconds": time.perf_counter() - start,
+            **(_NO_TIME if start is None else start.facts()),
         }
 
-    def _tell_seconds(self, trial: optuna.Trial, start: float) -> None:
-        facts = {**trial.user_attrs.get("facts", {}), "seconds": time.perf_counter() - start}
+    def _tell_seconds(self, trial: optuna.Trial, start: _Clock) -> None:
+        facts = {**trial.user_attrs.get("facts", {}), **start.facts()}
         trial.set_user_attr("facts", facts)
 
     def _tidy(self, folder: Path) -> None:

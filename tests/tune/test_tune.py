@@ -18,6 +18,7 @@ from recsys.train.run import RunOptions, run
 from recsys.tune import worker
 from recsys.tune.study import Study
 from recsys.tune.tune import TuneOptions, tune
+from recsys.tune.twins import add_twin
 
 ROOT = Path(__file__).parents[2]
 TABLES = {**{f"C{number}": 9 for number in range(1, 27)}, "tags": 9}
@@ -221,8 +222,49 @@ def test_what_an_earlier_study_found_is_known(tmp_path, cache, sweep_of):
     assert [row.trained for row in rows] == [False] * 3 + [True]
 
 
+def test_one_width_for_all_tables_comes_first(tmp_path, cache, sweep_of):
+    space = {"model.tables.C1.embedding_dim": {"power_of_two": [2, 4]},
+             "model.tables.[C2, C3].embedding_dim": {"power_of_two": [1, 8]}}  # fmt: skip
+    study, _ = search(sweep_of(trials=4, space=space, prior={"uniform": 3}), tmp_path, cache)
+    widths = [list(row.settings.values()) for row in study.rows()]
+    # The experiment's 8 is beyond what C1 may have, so that is drawn; then 1 to 8, C1 as near.
+    assert widths[1:] == [[2, 1, 1], [4, 4, 4], [4, 8, 8]]
+
+
+def test_a_training_is_a_trial_in_every_dtype(tmp_path, cache, sweep_of):
+    space = {"train.learning_rate": {"float": [1e-3, 1e-2]},
+             "serve.dtype": {"choice": ["fp32", "int8", "int4"]}}  # fmt: skip
+    study, said = search(sweep_of(trials=2, space=space), tmp_path, cache)
+    rows = study.rows()
+    assert sum(row.trained for row in rows) == 2 and len(rows) == 6
+    assert sum(line.startswith("[") for line in said) == 2
+    for parent in (row for row in rows if row.trained):
+        family = [row for row in rows if parent.number in (row.number, row.twin_of)]
+        size = {row.dtype: row.values["bytes"] for row in family}
+        assert size["int4"] < size["int8"] < size["fp32"]
+        assert len({row.params["train.learning_rate"] for row in family}) == 1
+        assert {row.params["serve.dtype"] for row in family} == set(size)
+    # A twin is worth what a trial of its dtype would have been.
+    twin = next(row for row in rows if row.twin_of is not None)
+    parent = next(row for row in rows if row.number == twin.twin_of)
+    (tmp_path / "study").rename(tmp_path / "first")
+    space = {"serve.dtype": {"choice": [twin.dtype]}}
+    alone, _ = search(sweep_of(trials=1, space=space, set=dict(parent.settings)), tmp_path, cache)
+    assert alone.rows()[0].values == twin.values
+
+
+def test_twins_keep_the_limits_and_are_told_once(tmp_path, cache, sweep_of):
+    space = {"serve.dtype": {"choice": ["int8", "fp32", "int4"]}}
+    study, _ = search(sweep_of(trials=1, space=space, limits={"ratio": 0.5}), tmp_path, cache)
+    rows = [row for row in study.rows() if row.state == "complete"]
+    assert sorted(row.dtype for row in rows) == ["int4", "int8"]
+    trial = next(t for t in study.inner.get_trials() if "twin_of" not in t.user_attrs and t.values)
+    add_twin(study, trial, next(r.dtype for r in rows if r.twin_of is not None), (0, 0), {})
+    assert len([row for row in study.rows() if row.state == "complete"]) == 2
+
+
 def test_important_fields_are_tried_wide_first(tmp_path, cache, sweep_of):
-    study, _ = search(sweep_of(trials=4, prior={"importance": 3}), tmp_path, cache)
+    study, _ = search(sweep_of(trials=4, prior={"uniform": 0, "importance": 3}), tmp_path, cache)
     scores = json.loads((tmp_path / "study/prior/importance.json").read_text())
     assert sum(scores.values()) == pytest.approx(1)
     rows = study.rows()
