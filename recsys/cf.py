@@ -145,13 +145,24 @@ class FittedModel(CFModel):
         with torch.inference_mode():
             return self.scores_of(history_rows(self.graph, users))
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         """Buffers take the shapes of what is loaded: only `fit` knows them."""
         for name, buffer in list(self._buffers.items()):
             found = state_dict.get(prefix + name)
             if found is not None and buffer is not None and found.shape != buffer.shape:
                 setattr(self, name, torch.empty_like(found, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 def history_rows(graph: InteractionGraph, users: Tensor) -> csr_array:
