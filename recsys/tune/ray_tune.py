@@ -118,7 +118,7 @@ def _for_hosts(task: Task, cpus: float) -> Task:
         task,
         directory=task.directory.resolve(),
         cache_dir=task.cache_dir.resolve(),
-        threads=max(1, int(cpus)),
+        threads=task.experiment.train.num_threads or max(1, int(cpus)),
     )
 
 

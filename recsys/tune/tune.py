@@ -89,7 +89,7 @@ def tune(
         storage=options.storage,
         cache_dir=options.cache_dir,
         prepared=prepared.directory,
-        threads=max(1, cores // options.workers),
+        threads=experiment.train.num_threads or max(1, cores // options.workers),
         parallel=options.workers > 1 or options.storage is not None,
         until=None if sweep.hours is None else time.time() + 3600 * sweep.hours,
         keep_models=options.keep_models,
