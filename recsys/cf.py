@@ -9,7 +9,6 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,45 +23,7 @@ from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.errors import ConfigError
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
 from recsys.schema import Init
-from recsys.types import Batch
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PairBatch:
-    """Training pairs with what was not seen, by number (not by row of a table).
-
-    Args:
-        user: Of every pair.
-        item: That was seen.
-        negatives: Items that were not: of every pair, or shared by all of them. None where the
-            model needs none.
-        log_q: Logarithm of the probability with which each shared negative was drawn, and of every
-            item as one (for corrections), or None where it was uniform.
-
-    Shape:
-        - user, item: (B,) int64
-        - negatives: (B, N), or (N,) where they are shared
-        - log_q: (I,)
-    """
-
-    user: Tensor
-    item: Tensor
-    negatives: Tensor | None = None
-    log_q: Tensor | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """B."""
-        return len(self.user)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
-        """The same batch on another device."""
-        moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None
-        }
-        return dataclasses.replace(self, **moved)
+from recsys.types import Batch, PairBatch
 
 
 class CFModel(RecModel, abc.ABC):

@@ -1,4 +1,4 @@
-"""What flows between the parts: one batch of rows, and embeddings by key.
+"""What flows between the parts: batches of rows or of pairs, and embeddings by key.
 
 Shape letters, used in every docstring and tensor suffix of the library:
 
@@ -159,3 +159,41 @@ class KeyedEmbeddings:
     def split(self) -> Sequence[Tensor]:
         """Every feature as (B, its width), views."""
         return self.values.split(list(self.dims), dim=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Training pairs with what was not seen, by number (not by row of a table).
+
+    Args:
+        user: Of every pair.
+        item: That was seen.
+        negatives: Items that were not: of every pair, or shared by all of them. None where the
+            model needs none.
+        log_q: Logarithm of the probability with which each shared negative was drawn, and of every
+            item as one (for corrections), or None where it was uniform.
+
+    Shape:
+        - user, item: (B,) int64
+        - negatives: (B, N), or (N,) where they are shared
+        - log_q: (I,)
+    """
+
+    user: Tensor
+    item: Tensor
+    negatives: Tensor | None = None
+    log_q: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.user)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
+        """The same batch on another device."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return dataclasses.replace(self, **moved)
