@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from recsys.errors import DataError
 from recsys.metrics.auc import curve_auc
 from recsys.metrics.curve import RankingCurve
-from recsys.metrics.inputs import BinaryInputs, Floats, binary_inputs
+from recsys.metrics.inputs import BinaryInputs, Floats, as_array, binary_inputs
 from recsys.metrics.logloss import row_logloss
 
 
@@ -72,11 +74,7 @@ def bootstrap_intervals(
         >>> round(interval.low, 2) < 0.17 < round(interval.high, 2)
         True
     """
-    if not 0 < level < 1 or num_samples < 2:
-        raise ValueError(
-            "`level` must be between 0 and 1 and `num_samples` at least 2, got "
-            f"{level} and {num_samples}."
-        )
+    _check_samples(level, num_samples)
     rows = binary_inputs(labels, probabilities, weights, probabilities=True)
     codes = None if groups is None else _codes(groups, weights, len(rows.labels))
     order = np.argsort(rows.scores)[::-1]
@@ -121,3 +119,78 @@ def _samples(
         loss = float(counts @ losses) / total
         sample[:] = curve_auc(curve), loss, loss / entropy, float(counts @ rows.scores) / positive
     return result
+
+
+def mean_intervals(
+    columns: Mapping[str, Any], *, num_samples: int = 200, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Percentile intervals of means over units, say of a metric with one value a user.
+
+    Every sample draws how often each unit counts from Poisson(1), as `bootstrap_intervals` does;
+    all columns share the draws. Units where a column is nan do not count in it.
+
+    Args:
+        columns: Values by name, all of one length.
+        num_samples: Samples drawn.
+        level: Share of the samples within the interval.
+        seed: Of the draws.
+
+    Returns:
+        Intervals by name; both ends nan where a column has no value.
+
+    Raises:
+        ValueError: ``level`` is not between 0 and 1 or ``num_samples`` is below 2.
+        DataError: Columns differ in length, or there is no unit.
+
+    Shape:
+        - columns: (N,) each
+
+    Example:
+        >>> interval = mean_intervals({"recall": [0.0, 1.0] * 50})["recall"]
+        >>> 0.3 < interval.low < 0.5 < interval.high < 0.7
+        True
+    """
+    _check_samples(level, num_samples)
+    samples = mean_samples(columns, num_samples, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        ends = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {name: Interval(*map(float, ends[:, i])) for i, name in enumerate(columns)}
+
+
+def mean_samples(columns: Mapping[str, Any], num_samples: int, seed: int = 0) -> Floats:
+    """Means of the bootstrap samples that `mean_intervals` takes its quantiles of.
+
+    Args:
+        columns: Values by name, all of one length.
+        num_samples: Samples drawn.
+        seed: Of the draws.
+
+    Raises:
+        DataError: Columns differ in length, or there is no unit.
+
+    Shape:
+        - columns: (N,) each
+        - output: (samples, columns)
+    """
+    values = [as_array(column, name) for name, column in columns.items()]
+    sizes = {len(column) for column in values}
+    if len(sizes) != 1 or 0 in sizes:
+        raise DataError(f"columns must have one length of at least 1, got {sorted(sizes)}.")
+    table = np.stack(values, axis=1)
+    known = ~np.isnan(table)
+    both = np.concatenate([np.where(known, table, 0.0), known], axis=1)
+    random = np.random.default_rng(seed)
+    result = np.full((num_samples, len(values)), np.nan)
+    for sample in result:
+        sums, counts = np.split(random.poisson(1.0, len(table)).astype(np.float64) @ both, 2)
+        np.divide(sums, counts, out=sample, where=counts > 0)
+    return result
+
+
+def _check_samples(level: float, num_samples: int) -> None:
+    if not 0 < level < 1 or num_samples < 2:
+        raise ValueError(
+            "`level` must be between 0 and 1 and `num_samples` at least 2, got "
+            f"{level} and {num_samples}."
+        )

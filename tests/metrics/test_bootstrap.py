@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import DataError
-from recsys.metrics.bootstrap import bootstrap_intervals
+from recsys.metrics.bootstrap import bootstrap_intervals, mean_intervals, mean_samples
 from recsys.metrics.report import binary_report
 
 
@@ -66,3 +66,34 @@ def test_bad_arguments():
         bootstrap_intervals([1, 0], [0.4, 0.5], level=95)
     with pytest.raises(DataError, match="got 1 for 2"):
         bootstrap_intervals([1, 0], [0.4, 0.5], groups=[3])
+
+
+def test_width_of_a_mean_equals_the_normal_approximation():
+    values = np.random.default_rng(0).exponential(size=3000)
+    interval = mean_intervals({"a": values}, num_samples=1000)["a"]
+    expected = 2 * 1.96 * values.std() / math.sqrt(3000)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.1)
+    assert interval.low < values.mean() < interval.high
+
+
+def test_columns_share_their_draws():
+    """So intervals of a difference are those of paired values."""
+    values = np.random.default_rng(0).normal(size=(2, 500))
+    samples = mean_samples({"a": values[0], "b": values[1], "sum": values.sum(0)}, 50)
+    assert samples[:, 2] == pytest.approx(samples[:, 0] + samples[:, 1])
+
+
+def test_units_without_a_value_do_not_count():
+    column = np.array([3.0, math.nan, 3.0, math.nan])
+    found = mean_intervals({"a": column, "none": np.full(4, math.nan)})
+    assert (found["a"].low, found["a"].high) == (3.0, 3.0)
+    assert math.isnan(found["none"].low) and math.isnan(found["none"].high)
+
+
+def test_means_refuse_what_they_cannot_take():
+    with pytest.raises(DataError, match=r"one length of at least 1, got \[1, 2\]"):
+        mean_intervals({"a": [1.0], "b": [1.0, 2.0]})
+    with pytest.raises(DataError, match=r"one length of at least 1, got \[0\]"):
+        mean_intervals({"a": []})
+    with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
+        mean_intervals({"a": [1.0]}, level=1.0)
