@@ -21,6 +21,7 @@ from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dcn_v2 import DCNv2
 from recsys.schema import Categorical, Label, Numeric, Schema
 from recsys.serving.freeze import freeze_model
+from recsys.train.click_task import ClickTask
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
 from recsys.tune.compression import parse_schemes
@@ -73,9 +74,8 @@ class Candidate:
         self.model = DCNv2(config, schema())
         self.model.reset_parameters(1)
         self.tables = self.model.embeddings.attach_optimizer(EmbeddingOptimizerConfig())
-        self.step = TrainStep(
-            self.model, TrainConfig(batch_size=size), self.tables, Ranks.current()
-        )
+        train, ranks = TrainConfig(batch_size=size), Ranks.current()
+        self.step = TrainStep(ClickTask(self.model, train, self.tables, ranks), self.tables, ranks)
         self.model.train()
 
     def run(self, rows: list[Batch]) -> None:

@@ -28,6 +28,8 @@ from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dcn_v2 import DCNv2
 from recsys.models.ctr.deep_fm import DeepFM
 from recsys.schema import Categorical, Label, Numeric, Schema
+from recsys.train.click_task import ClickTask
+from recsys.train.ranks import Ranks
 from recsys.train.trainer import Trainer
 
 
@@ -92,7 +94,9 @@ def main() -> None:
     )
     valid = BatchLoader(prepared, "valid", LoaderConfig(batch_size=8192))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, config, tables, folder, show="none")
+        trainer = Trainer(
+            ClickTask(model, config, tables, Ranks.current()), tables, folder, show="none"
+        )
         trainer.checkpoints.save = lambda *a, **k: None  # the peers write none in this measurement
         wall, cpu = time.perf_counter(), time.process_time()
         result = trainer.fit(train, valid)  # the peers' time holds one evaluation too

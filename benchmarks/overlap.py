@@ -35,6 +35,7 @@ from recsys.base import CTRModel
 from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
+from recsys.train.click_task import ClickTask
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
@@ -173,7 +174,9 @@ def rank(job: Job) -> list[tuple[str, float, float, float]]:
             profiler.stop()
 
     TrainStep.update = update  # type: ignore[method-assign]
-    trainer = Trainer(model, config, tables, job.folder, show="none")
+    trainer = Trainer(
+        ClickTask(model, config, tables, Ranks.current()), tables, job.folder, show="none"
+    )
     trainer._save = lambda best: None  # it would write the tables
     trainer.fit(loader)  # type: ignore[arg-type]
     if not ranks.first:

@@ -23,6 +23,7 @@ from recsys.models.ctr.dlrm import DLRM
 from recsys.schema import Categorical, Label, Numeric, Schema
 from recsys.testing.data import random_batch
 from recsys.train.backend import attach_tables, is_meta, materialize
+from recsys.train.click_task import ClickTask
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
 from recsys.train.step import TrainStep
@@ -103,7 +104,8 @@ def one_table(rows: int, backend: Backend, rank_memory: int | None = None) -> Tr
     sharding = ShardingConfig(placement="row_wise", rank_memory=rank_memory)
     embedding = EmbeddingConfig(sharding=sharding)
     model, tables = build(lambda: DLRM(config, _schema(rows)), embedding, backend, 1)
-    return TrainStep(model, TrainConfig(batch_size=SIZE), tables, Ranks.current())
+    train, ranks = TrainConfig(batch_size=SIZE), Ranks.current()
+    return TrainStep(ClickTask(model, train, tables, ranks), tables, ranks)
 
 
 def one_table_batches(rows: int, count: int) -> list[Batch]:

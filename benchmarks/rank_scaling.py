@@ -51,6 +51,7 @@ from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import Backend
+from recsys.train.click_task import ClickTask
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
@@ -205,7 +206,9 @@ def scaling_rank(job: ScalingJob) -> list[dict[str, Any]]:
     loader = BatchLoader(prepared, "train", options, ranks.rank, ranks.world_size)
     clock = Clock(job.warm, meter)
     folder = job.folder / str(everyone.rank) if job.kind == "alone 2" else job.folder
-    trainer = Trainer(model, config, tables, folder, show="none")
+    trainer = Trainer(
+        ClickTask(model, config, tables, Ranks.current()), tables, folder, show="none"
+    )
     trainer._save = lambda best: clock.ended()  # the last thing; it would write the tables
     trainer.fit(loader)
     stamps, wall = clock.stamps, clock.stamps[-1] - clock.stamps[0]

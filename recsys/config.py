@@ -119,7 +119,7 @@ def _check_module(module_name: str, path: str) -> None:
         locations = None if found is None else list(found)
 
 
-class _ClassBlock(Frozen):
+class ClassBlock(Frozen):
     """A block ``{class: import path, ...}``; the rest is validated by that class's ``Config``."""
 
     base: ClassVar[type]
@@ -159,7 +159,7 @@ class _ClassBlock(Frozen):
         return {"class": self.class_path, **self.config.model_dump(mode="json", by_alias=True)}
 
 
-class DatasetBlock(_ClassBlock):
+class DatasetBlock(ClassBlock):
     """Which data set, with its options."""
 
     base: ClassVar[type] = Dataset
@@ -169,7 +169,7 @@ class DatasetBlock(_ClassBlock):
         return cast(Any, resolve_class(self.class_path, Dataset))(self.config)
 
 
-class ModelBlock(_ClassBlock):
+class ModelBlock(ClassBlock):
     """Which model, with its options."""
 
     base: ClassVar[type] = RecModel
@@ -196,13 +196,9 @@ class EmbeddingConfig(EmbeddingOptimizerConfig):
     """Which rank holds which table, on the torchrec backend."""
 
 
-class TrainConfig(Frozen):
-    """How the rest of the model is trained, and how often it is looked at."""
+class FitConfig(Frozen):
+    """How anything is trained by gradient descent, and how often it is looked at."""
 
-    batch_size: int = Field(default=4096, ge=1)
-    """Rows a step, on each rank."""
-    eval_batch_size: int = Field(default=16384, ge=1)
-    """Rows a step of evaluation."""
     num_epochs: int = Field(default=1, ge=1)
     """Passes over the training rows at most."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -225,14 +221,10 @@ class TrainConfig(Frozen):
     """Largest norm of the gradient; larger ones are scaled down. With ``embedding.mode=sparse``
     the tables are neither counted nor clipped, as in torchrec: their gradient never exists as a
     whole. With ``mode=dense`` they are."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16``: autocast; weights and tables stay float32."""
     evaluations_per_epoch: int = Field(default=4, ge=1)
     """Evaluations on the validation split, evenly spread, the last at the end of the epoch."""
     early_stop_patience: int | None = Field(default=None, ge=1)
     """Stop after so many evaluations without a better ``monitor``."""
-    monitor: Literal["auc", "grouped_auc", "logloss", "normalized_entropy", "pr_auc"] = "auc"
-    """Validation metric that picks the best checkpoint."""
     checkpoint_every: int = Field(default=1, ge=1)
     """Evaluations between two checkpoints; a new best and the end are always saved."""
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -240,6 +232,25 @@ class TrainConfig(Frozen):
     background_checkpoints: bool = True
     """With several ranks: copy what is saved and go on training while it is written. Off, a
     checkpoint needs no memory for the copy."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """Threads of torch; all cores otherwise."""
+    log_every: int = Field(default=50, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    deterministic: bool = False
+    """Only operations that give the same bits every time; slower on GPUs."""
+
+
+class TrainConfig(FitConfig):
+    """How the rest of a model that predicts clicks is trained."""
+
+    batch_size: int = Field(default=4096, ge=1)
+    """Rows a step, on each rank."""
+    eval_batch_size: int = Field(default=16384, ge=1)
+    """Rows a step of evaluation."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16``: autocast; weights and tables stay float32."""
+    monitor: Literal["auc", "grouped_auc", "logloss", "normalized_entropy", "pr_auc"] = "auc"
+    """Validation metric that picks the best checkpoint."""
     bootstrap_samples: int = Field(default=200, ge=0)
     """For the intervals of the final metrics; 0 leaves them out."""
     slices: tuple[str, ...] | None = None
@@ -247,33 +258,19 @@ class TrainConfig(Frozen):
     with the fewest values."""
     shuffle: bool = True
     """New row order every epoch; off for data in time order that is read once."""
-    num_threads: int | None = Field(default=None, ge=1)
-    """Threads of torch; all cores otherwise."""
-    log_every: int = Field(default=50, ge=1)
-    """Steps between lines of metrics.jsonl."""
     pipeline: Literal["auto", "none", "sparse_dist"] = "auto"
     """With several ranks: send the next batch's indices to the ranks that hold its rows while a
     batch is trained (``sparse_dist``; the result is the same). ``auto`` does it on GPUs, where it
     can be; CPU ranks gain nothing."""
-    deterministic: bool = False
-    """Only operations that give the same bits every time; slower on GPUs."""
 
 
-class Experiment(Frozen):
-    """Everything that defines a run. Devices, ranks and folders are arguments, not config."""
+class AnyExperiment(Frozen):
+    """What experiments of all kinds have. Devices, ranks and folders are arguments, not config."""
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """Name of the run in reports and of its folder."""
-    dataset: DatasetBlock
-    """What to train on."""
-    model: ModelBlock
-    """What to train."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """How the tables are trained."""
-    prepare: PrepareConfig = PrepareConfig()
-    """How raw files become training data."""
-    train: TrainConfig = TrainConfig()
-    """How the rest is trained."""
     seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
     """One training each; several are reported as mean and standard deviation."""
 
@@ -308,6 +305,19 @@ class Experiment(Frozen):
             ConfigError: Something is wrong; all problems are named.
         """
         return validate(cls, data, overrides, "experiment")
+
+
+class Experiment(AnyExperiment):
+    """Everything that defines a run of a model that predicts clicks."""
+
+    dataset: DatasetBlock
+    """What to train on."""
+    model: ModelBlock
+    """What to train."""
+    prepare: PrepareConfig = PrepareConfig()
+    """How raw files become training data."""
+    train: TrainConfig = TrainConfig()
+    """How the rest is trained."""
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:

@@ -45,7 +45,7 @@ def evaluate(
     """
     from recsys.data.encoder import FeatureEncoder
     from recsys.evaluate.stored import evaluate_run, evaluate_source
-    from recsys.serving.artefact import artefact_folder
+    from recsys.serving.folder import artefact_folder
 
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a split is of the run's data.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.config import TrainConfig
+from recsys.config import FitConfig, TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.evaluate.predictions import Predictions
 from recsys.schema import Schema
@@ -72,24 +72,23 @@ class InputRange:
 
 
 def loss_problem(
-    place: str, inputs: InputRange, config: TrainConfig, embedding: EmbeddingOptimizerConfig | None
+    place: str, cause: str, config: FitConfig, embedding: EmbeddingOptimizerConfig | None
 ) -> str:
     """The error text for a loss or prediction that is not finite.
 
     Args:
         place: What was found where.
-        inputs: Of the batches since the last look.
+        cause: What is known to be wrong with the inputs, or nothing.
         config: Learning rate and clipping.
         embedding: Of the tables, None without tables.
     """
-    cause = inputs.problem()
     if not cause:
         rates = f"train.learning_rate={config.learning_rate:g}"
         if embedding is not None:
             rates += f", embedding.learning_rate={embedding.learning_rate:g}"
         clip = "" if config.clip_norm else " or set train.clip_norm=1"
         cause = f"Most likely a learning rate is too high ({rates}): lower it tenfold{clip}."
-        if config.precision == "bf16":
+        if getattr(config, "precision", "fp32") == "bf16":
             cause += " If that does not help, try train.precision=fp32."
     return f"expected finite numbers, got {place}. {cause}"
 

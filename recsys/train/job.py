@@ -33,6 +33,7 @@ from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots
 from recsys.train.backend import attach_tables, is_meta, materialize
+from recsys.train.click_task import ClickTask
 from recsys.train.display import Show
 from recsys.train.environment import environment
 from recsys.train.folder import write_json
@@ -241,8 +242,9 @@ class SeedJob:
             phase = phases[number]
             trained = number > 0 and phase.start == "inherit"
             away = self.storage and self.storage / folder.relative_to(self.directory).as_posix()
+            task = ClickTask(model, config, tables, ranks)
             trainer = Trainer(
-                model, config, tables, folder, self.show, phase, trained, self.on_evaluation, away
+                task, tables, folder, self.show, phase, trained, self.on_evaluation, away
             )
             resume = self.resume and trainer.checkpoints.exists()
             fit = trainer.fit(self._loader("train", ranks), valid, resume=resume)

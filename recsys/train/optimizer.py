@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.base import RecModel
-from recsys.config import TrainConfig
+from recsys.config import FitConfig
 from recsys.errors import CheckpointError
 
 
@@ -41,7 +41,7 @@ class DenseOptimizer:
         config: Kind, learning rate, weight decay.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: FitConfig) -> None:
         self.parameters = dict(parameters)
         self._optimizer: torch.optim.Optimizer | None = None
         if self.parameters:
@@ -116,7 +116,7 @@ class DenseOptimizer:
             }
 
 
-def _optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict], config: FitConfig) -> torch.optim.Optimizer:
     """Fused kernels: one pass over memory, on CPU too."""
     rate = config.learning_rate
     if config.optimizer == "sgd":

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys.config import TrainConfig
+from recsys.config import FitConfig
 from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
 from recsys.train.background import BackgroundWriter
@@ -123,13 +123,13 @@ class TrainingCheckpoints:
         return found
 
 
-def _check_same_job(found: Checkpoint, config: TrainConfig) -> None:
+def _check_same_job(found: Checkpoint, config: FitConfig) -> None:
     """What decides where in the data a run is must not change in the middle of an epoch."""
     if not found.state["progress"]["batch"]:
         return
     before, now = found.state["config"], config.model_dump(mode="json")
-    for name in ("batch_size", "shuffle"):
-        if before[name] != now[name]:
+    for name in ("batch_size", "shuffle", "sampling"):
+        if before.get(name) != now.get(name):
             raise CheckpointError(
                 f"{found.path}: the run was stopped within an epoch with {name}={before[name]} "
                 f"and cannot go on with {name}={now[name]}. Resume with the value it had."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from recsys.config import TrainConfig
+from recsys.config import FitConfig
 
 
 class Schedule:
@@ -22,12 +22,12 @@ class Schedule:
         num_steps: Steps of the whole training, for ``cosine``.
 
     Example:
-        >>> schedule = Schedule(TrainConfig(warmup_steps=2, schedule="cosine"), num_steps=6)
+        >>> schedule = Schedule(FitConfig(warmup_steps=2, schedule="cosine"), num_steps=6)
         >>> [round(schedule.factor(step), 3) for step in range(6)]
         [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
 
-    def __init__(self, config: TrainConfig, num_steps: int) -> None:
+    def __init__(self, config: FitConfig, num_steps: int) -> None:
         self._config, self._num_steps = config, num_steps
         self._plateau = 1.0
         self._waited = 0

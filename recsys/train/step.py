@@ -1,34 +1,28 @@
-"""One training step: forward, weighted loss, backward, average over ranks, clip, update, adapt.
+"""One training step: forward, loss, backward, average over ranks, clip, update, adapt.
 
 Stability: internal
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from recsys.base import CTRModel
-from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError
 from recsys.train.memory import keep_freed_memory
 from recsys.train.optimizer import DenseOptimizer, dense_parameters
-from recsys.train.ranks import GradientAverage, Ranks, WeightSum
-from recsys.types import Batch
+from recsys.train.ranks import GradientAverage, Ranks
+from recsys.train.task import Task
 
 
 class TrainStep:
     """Trains a model on one batch at a time.
 
-    The loss is ``sum_i w_i l_i / W`` plus the model's auxiliary loss, W the sum of row weights
-    over all ranks: batches of any size and padding give what one process would get on all rows.
-    Each rank multiplies by the number of ranks, because gradients are then averaged (torchrec
-    does so for tables itself).
-
     Args:
-        model: Gives logits, a loss a row and an auxiliary loss.
-        config: Learning rate, clipping, precision.
+        task: Has the model, its loss and how it is trained.
         tables: The tables' optimizer, None for a model without.
         ranks: Of the job.
 
@@ -38,17 +32,19 @@ class TrainStep:
 
     def __init__(
         self,
-        model: CTRModel,
-        config: TrainConfig,
+        task: Task,
         tables: EmbeddingOptimizer | None,
         ranks: Ranks,
     ) -> None:
+        model, config = task.model, task.config
         if model.embeddings.dtype is not None:
             raise ConfigError(
                 f"the model's tables are frozen in {model.embeddings.dtype} and cannot be trained. "
                 "Train the model that was frozen."
             )
-        self.model, self.config, self.tables, self.ranks = model, config, tables, ranks
+        self.task, self.model, self.config, self.tables, self.ranks = (
+            task, model, config, tables, ranks
+        )  # fmt: skip
         parameters = dense_parameters(model)
         self.dense = DenseOptimizer(parameters, config)
         first = next(model.parameters(), None)
@@ -65,7 +61,7 @@ class TrainStep:
         self._average_architecture = GradientAverage(self.architecture, ranks)
         ranks.same_start([*parameters.values(), *self.architecture, *model.buffers()])
 
-    def __call__(self, batch: Batch, factor: float) -> Tensor:
+    def __call__(self, batch: Any, factor: float) -> Tensor:
         """Trains on a batch.
 
         Args:
@@ -80,7 +76,7 @@ class TrainStep:
         self.update()
         return loss.detach()
 
-    def forward(self, batch: Batch, factor: float) -> Tensor:
+    def forward(self, batch: Any, factor: float) -> Tensor:
         """The loss of a batch, with its graph. What is to follow is ``backward``, then `update`.
 
         Args:
@@ -91,7 +87,7 @@ class TrainStep:
         self.dense.zero_grad()
         if self.tables is not None:
             self.tables.zero_grad()
-        return self._loss(batch)
+        return self.task.loss(batch)
 
     def update(self) -> None:
         """After backward: average, clip, move the weights, let compressed tables adapt."""
@@ -103,7 +99,7 @@ class TrainStep:
             self.tables.step()
         self.model.embeddings.after_step(self.tables)
 
-    def train_architecture(self, batch: Batch, learning_rate: float) -> Tensor:
+    def train_architecture(self, batch: Any, learning_rate: float) -> Tensor:
         """Trains what decides the structure of the tables, by plain SGD, and nothing else.
 
         Args:
@@ -117,7 +113,7 @@ class TrainStep:
             parameter.grad = None
         self.model.embeddings.trains_tables = False
         try:
-            loss = self._loss(batch)
+            loss = self.task.loss(batch)
             loss.backward()
         finally:
             self.model.embeddings.trains_tables = True
@@ -128,17 +124,6 @@ class TrainStep:
                     parameter.sub_(learning_rate * parameter.grad)
                 parameter.grad = None
         return loss.detach()
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """The loss of all ranks' batches; gradients of it are averaged."""
-        total = WeightSum(batch.weights, batch.batch_size, self.ranks, self.device)
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.model(batch)
-        rows = self.model.loss(logits.float(), batch)
-        weighted = rows if batch.weights is None else rows * batch.weights
-        loss = weighted.sum() * (self.ranks.world_size / total.value())
-        return loss + self.model.auxiliary_loss()
 
     def _set_factor(self, factor: float) -> None:
         """Before forward, because torchrec updates tables inside backward."""

@@ -9,23 +9,18 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.base import CTRModel
-from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.scheme import Phase
 from recsys.errors import DataError, TrainingError
-from recsys.evaluate.predictions import Predictions, collect
-from recsys.evaluate.summary import flat_metrics
 from recsys.train.checkpoint import Checkpoint, CheckpointStore
-from recsys.train.diagnosis import InputRange, TrainingWarning, constant_problem, loss_problem
+from recsys.train.diagnosis import TrainingWarning
 from recsys.train.display import Display, Show
 from recsys.train.interruption import Interruption
 from recsys.train.pipeline import OneByOne, Pipeline, Stretch, sparse_dist
@@ -35,8 +30,8 @@ from recsys.train.schedule import Schedule
 from recsys.train.state import Progress
 from recsys.train.step import TrainStep
 from recsys.train.storage import Place
+from recsys.train.task import Task
 from recsys.train.tracking import Tracker
-from recsys.types import Batch
 
 _ONLY = Phase("train")
 _POLL_STEPS = 10  # with several ranks: steps between two questions whether one wants to stop
@@ -45,7 +40,7 @@ _POLL_STEPS = 10  # with several ranks: steps between two questions whether one 
 class Loader(Protocol):
     """What the trainer needs of a training loader."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """One pass over the split."""
         ...
 
@@ -108,8 +103,7 @@ class Trainer:
     data; dense gradients are averaged, metrics are those of all rows, rank 0 writes.
 
     Args:
-        model: On the device to train on, start values drawn.
-        config: Batches, schedule, evaluation, checkpoints.
+        task: Has the model (on the device to train on, start values drawn) and how it is trained.
         tables: What ``model.embeddings.attach_optimizer`` gave; None for a model without tables.
         run_dir: For ``metrics.jsonl`` and ``checkpoints/``.
         storage: For ``checkpoints/`` instead, where ranks do not share ``run_dir``.
@@ -128,8 +122,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: CTRModel,
-        config: TrainConfig,
+        task: Task,
         tables: EmbeddingOptimizer | None,
         run_dir: Path | str,
         show: Show = "auto",
@@ -138,7 +131,9 @@ class Trainer:
         on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
         storage: Place | None = None,
     ) -> None:
-        self.model, self.config, self.run_dir = model, config, Path(run_dir)
+        self.task, self.model = task, task.model
+        self.config, self.run_dir = task.config, Path(run_dir)
+        config = self.config
         self.phase, self._trained, self._on_evaluation = phase, trained, on_evaluation
         self.ranks = Ranks.current()
         self.tables = tables
@@ -146,9 +141,12 @@ class Trainer:
         self.checkpoints = CheckpointStore(folder, config.keep_checkpoints)
         self._saved_step = -1
         self.progress = Progress()
-        self._train_step = TrainStep(model, config, tables, self.ranks)
+        self._train_step = TrainStep(task, tables, self.ranks)
         pipeline = sparse_dist(
-            config.pipeline, self._train_step, self._forward, phase.trains_architecture
+            getattr(config, "pipeline", "none"),
+            self._train_step,
+            self._forward,
+            phase.trains_architecture,
         )
         self._pipeline: Pipeline = pipeline or OneByOne(self._train, self._train_step)
         self._saving = TrainingCheckpoints(
@@ -158,19 +156,16 @@ class Trainer:
         self._best: dict[str, float] = {}
         self._window = torch.zeros((), dtype=torch.float64, device=self._train_step.device)
         self._window_steps = 0
-        self._inputs = InputRange(model.schema)
-        self._labels = torch.zeros(0, model.schema.num_tasks)
 
     # ------------------------------------------------------------------------------- the run
 
-    def fit(
-        self, train: Loader, valid: Iterable[Batch] | None = None, *, resume: bool = False
-    ) -> FitResult:
+    def fit(self, train: Loader, valid: Any | None = None, *, resume: bool = False) -> FitResult:
         """Trains until the last epoch, an early stop or a signal.
 
         Args:
             train: The training split.
-            valid: The validation split; without it there is no best and no early stop.
+            valid: The validation split, as the task judges it; without it there is no best and no
+                early stop.
             resume: Go on from the last checkpoint, exactly as if never stopped. With another number
                 of ranks, the rows of the epoch that are left are shared out anew; a step then has
                 more or fewer rows.
@@ -244,13 +239,13 @@ class Trainer:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
             if at_mark or progress.step >= self._num_steps:
                 self._evaluate()
-            self._inputs.forget()
+            self.task.forget()
             if stop and not progress.stopped:
                 self._interrupted(stop)
             if self._ended() or progress.batch == 0:
                 return
 
-    def _stretch(self, batches: Iterator[Batch], count: int) -> str:
+    def _stretch(self, batches: Iterator[Any], count: int) -> str:
         """Trains up to a number of batches; fewer if a signal comes, whose name is returned."""
         progress, stop = self.progress, ""
         clock = time.perf_counter()
@@ -259,8 +254,7 @@ class Trainer:
         for batch, loss in self._pipeline.run(stretch):
             self._window += loss
             self._window_steps += 1
-            self._inputs.add(batch)
-            self._labels = batch.labels
+            self.task.watch(batch)
             progress.step += 1
             progress.batch += 1
             progress.rows += batch.batch_size * self.ranks.world_size
@@ -271,18 +265,18 @@ class Trainer:
                 continue
             progress.seconds += time.perf_counter() - clock
             self._look(progress.epoch)
-            self._inputs.forget()
+            self.task.forget()
             clock = time.perf_counter()
         progress.seconds += time.perf_counter() - clock
         if self._window_steps:
             self._look(progress.epoch)
         return stop
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: Any) -> Tensor:
         """The loss of a batch whose turn it is."""
         return self._train_step.forward(batch, self._schedule.factor(self.progress.step))
 
-    def _train(self, batch: Batch) -> Tensor:
+    def _train(self, batch: Any) -> Tensor:
         """One step on a batch; every few batches train the structure alone where a phase says."""
         step, phase = self.progress.step, self.phase
         factor = self._schedule.factor(step)
@@ -322,9 +316,9 @@ class Trainer:
         self._tracker.log("train", progress.step, values)
 
     def _blame(self, place: str) -> str:
-        tables = None if self.tables is None else self.tables.config
-        text = loss_problem(place, self._inputs, self.config, tables)
-        return text + (" Checkpoints from before are kept." if self.checkpoints.exists() else "")
+        return self.task.blame(place) + (
+            " Checkpoints from before are kept." if self.checkpoints.exists() else ""
+        )
 
     # ------------------------------------------------------------------------------- evaluation
 
@@ -335,10 +329,10 @@ class Trainer:
         improved = False
         if self._valid is not None:
             values = self._judge_valid(self._valid)
-            higher = config.monitor in ("auc", "grouped_auc", "pr_auc")
             start = progress.step == 0
             if self._counts():
-                improved = progress.judge(values[config.monitor], higher, 0.0, start)
+                value, higher = values[self.task.monitor], self.task.higher_is_better()
+                improved = progress.judge(value, higher, 0.0, start)
             else:
                 progress.evaluations += 1
             if improved:
@@ -362,33 +356,22 @@ class Trainer:
             return True
         return self.progress.step >= self._num_steps
 
-    def _judge_valid(self, valid: Iterable[Batch]) -> dict[str, float]:
-        progress, config = self.progress, self.config
+    def _judge_valid(self, valid: Any) -> dict[str, float]:
+        progress, monitor = self.progress, self.task.monitor
         start = time.perf_counter()
-        found = collect(self.model, valid, self.model.schema, precision=config.precision)
-        if not np.isfinite(found.logits).all():
-            place = f"a prediction that is NaN or infinite at step {progress.step:,}"
-            raise TrainingError(self._blame(place))
-        values = flat_metrics(found.reports())
-        if config.monitor not in values:
-            raise DataError(
-                f"train.monitor={config.monitor} needs a group column, but the schema names none. "
-                "Set `group` in the schema, or monitor auc."
-            )
+        factor = self._schedule.factor(progress.step - 1)
+        found = self.task.judge(valid, progress.step, factor)
         if progress.step:
-            self._check_constant(found)
-        shown = [f"{name} {values[name]:.5f}" for name in ("auc", "logloss") if name in values]
-        if config.monitor not in ("auc", "logloss"):
-            shown.append(f"{config.monitor} {values[config.monitor]:.5f}")
+            self._check(found.problem)
+        names = dict.fromkeys((*found.shown, monitor))
+        shown = [f"{name} {found.values[name]:.5f}" for name in names if name in found.values]
         took = time.perf_counter() - start
         self._display.say(f"step {progress.step:,}  valid  {'  '.join(shown)}  ({took:.1f} s)")
-        self._tracker.log("valid", progress.step, {**values, "seconds": took})
-        return values
+        self._tracker.log("valid", progress.step, {**found.values, "seconds": took})
+        return found.values
 
-    def _check_constant(self, found: Predictions) -> None:
+    def _check(self, problem: str) -> None:
         """Warns once, gives up when a second evaluation in a row says the same."""
-        factor = self._schedule.factor(self.progress.step - 1)
-        problem = constant_problem(found, self._labels, self._inputs, self.config, factor)
         self.progress.constant = self.progress.constant + 1 if problem else 0
         text = f"step {self.progress.step:,}: {problem}"
         if self.progress.constant > 1:

@@ -20,7 +20,7 @@ from recsys.errors import BudgetInfeasible, ConfigError, SchemaError
 from recsys.tune.judging import first_batch, lookup_speed, served_bytes
 from recsys.tune.sweep import Limits
 
-REASONS = ("plan", "dtype", "bytes", "lookup_us")
+REASONS: tuple[str, ...] = ("plan", "dtype", "bytes", "lookup_us")
 """Why a candidate may be turned down; constraints of the study where there are limits."""
 
 

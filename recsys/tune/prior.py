@@ -289,7 +289,7 @@ def told_before(study: Study, sweep: Sweep, costs: Costs, say: Callable[[str], N
         costs: With the limits; trials beyond them are left out.
         say: Shows a line of progress.
     """
-    kept = dict.fromkeys(REASONS if sweep.limits.any else (), 0.0)
+    kept: dict[str, float] = dict.fromkeys(REASONS if sweep.limits.any else (), 0.0)
     for folder, identity, other in _others(sweep):
         same = identity["experiment"] == study.space.base
         if not same or identity["objectives"] != list(sweep.objectives):

@@ -49,8 +49,10 @@ from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype, Full
 from recsys.errors import ConfigError
 from recsys.train.backend import attach_tables
+from recsys.train.click_task import ClickTask
 from recsys.train.folder import locked, write_json
 from recsys.train.phases import phase_config
+from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
 from recsys.train.trainer import Trainer
 from recsys.tune.cost import Costs
@@ -326,7 +328,8 @@ def _trained(
     tables = attach_tables(model, experiment.embedding, "local", device)
     phase = OptEmbed(rows=False, supernet_epochs=options.epochs).phases()[0]
     config = phase_config(experiment.train, phase)
-    trainer = Trainer(model, config, tables, directory, "none", phase)
+    task = ClickTask(model, config, tables, Ranks.current())
+    trainer = Trainer(task, tables, directory, "none", phase)
     again = trainer.checkpoints.exists()
     if not again:
         options.say("training a supernet of the experiment once, for the widths of its tables")

@@ -14,7 +14,8 @@ from recsys.data.encoder import FeatureEncoder
 from recsys.errors import CheckpointError, SchemaError
 from recsys.models.ctr.lr import LR
 from recsys.schema import Label
-from recsys.serving.artefact import artefact_folder, load_artefact, save_artefact
+from recsys.serving.artefact import load_artefact, save_artefact
+from recsys.serving.folder import artefact_folder
 
 
 class OwnLR(LR):

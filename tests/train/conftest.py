@@ -12,6 +12,8 @@ from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.deep_fm import DeepFM
 from recsys.schema import Categorical, Label, Numeric, Schema
+from recsys.train.click_task import ClickTask
+from recsys.train.ranks import Ranks
 from recsys.train.trainer import Trainer
 from recsys.types import Batch
 
@@ -92,7 +94,8 @@ class Job:
         tables = EmbeddingOptimizerConfig(**(embedding or {"kind": "adam"}))
         self.tables = self.model.embeddings.attach_optimizer(tables)
         torch.manual_seed(5)
-        self.trainer = Trainer(self.model, self.config, self.tables, folder, show="none")
+        task = ClickTask(self.model, self.config, self.tables, Ranks.current())
+        self.trainer = Trainer(task, self.tables, folder, show="none")
 
     def fit(self, resume: bool = False):
         return self.trainer.fit(self.train, self.valid, resume=resume)

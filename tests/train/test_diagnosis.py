@@ -43,7 +43,7 @@ def test_columns_of_a_vector_have_its_name():
 
 def test_without_a_bad_column_the_learning_rate_is_blamed():
     clipped = TrainConfig(learning_rate=0.5, clip_norm=1.0, precision="bf16")
-    text = loss_problem("loss nan in steps 1 to 5", inputs([1.0] * 4), clipped, None)
+    text = loss_problem("loss nan in steps 1 to 5", inputs([1.0] * 4).problem(), clipped, None)
     assert "train.learning_rate=0.5" in text and "clip_norm" not in text and "fp32" in text
 
 

@@ -21,6 +21,7 @@ from recsys.serving.artefact import load_artefact
 from recsys.serving.predictor import Predictor
 from recsys.train import phases
 from recsys.train.checkpoint import CheckpointStore
+from recsys.train.click_task import ClickTask
 from recsys.train.phases import folder_of, in_phases, phase_config, phases_of
 from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
@@ -129,7 +130,7 @@ def make_step() -> tuple[TrainStep, MemoryLoader]:
     model = DCNv2(config, SCHEMA)
     model.reset_parameters(seed=3)
     tables = model.embeddings.attach_optimizer(EmbeddingOptimizerConfig(kind="adam"))
-    step = TrainStep(model, TrainConfig(), tables, Ranks())
+    step = TrainStep(ClickTask(model, TrainConfig(), tables, Ranks()), tables, Ranks())
     return step, MemoryLoader(64, 32)
 
 
@@ -353,13 +354,20 @@ def test_a_training_that_only_spoils_a_trained_model_keeps_its_start(tmp_path, t
     valid = MemoryLoader(200, 64, seed=1, shuffle=False)
     settings = {"batch_size": 32, "evaluations_per_epoch": 1, "early_stop_patience": 2}
     config = TrainConfig(**settings, num_epochs=6, learning_rate=0.01)
-    first = Trainer(step.model, config, step.tables, tmp_path / "first", "none")
+    first = Trainer(
+        ClickTask(step.model, config, step.tables, Ranks()), step.tables, tmp_path / "first", "none"
+    )
     best = first.fit(train, valid).best["auc"]
     first.load_best()
     before = copy.deepcopy(step.model.state_dict())
     config = TrainConfig(**settings, num_epochs=9, learning_rate=3.0)
     second = Trainer(
-        step.model, config, step.tables, tmp_path / "second", "none", Phase("retrain"), trained
+        ClickTask(step.model, config, step.tables, Ranks()),
+        step.tables,
+        tmp_path / "second",
+        "none",
+        Phase("retrain"),
+        trained,
     )
     fit = second.fit(train, valid)
     assert fit.stopped == "early stop"
@@ -380,7 +388,9 @@ def test_a_phase_may_keep_its_last_weights(tmp_path, keeps):
     )
     valid, phase = MemoryLoader(200, 64, seed=1, shuffle=False), Phase("prune", keeps=keeps)
     assert isinstance(step.model, DCNv2)
-    trainer = Trainer(step.model, config, step.tables, tmp_path, "none", phase)
+    trainer = Trainer(
+        ClickTask(step.model, config, step.tables, Ranks()), step.tables, tmp_path, "none", phase
+    )
     fit = trainer.fit(train, valid)
     assert fit.best_step < 12
     assert trainer.load_best().state["progress"]["step"] == (
@@ -400,7 +410,7 @@ def test_a_phase_may_keep_the_best_of_its_settled_weights(tmp_path, monkeypatch,
     valid, phase = MemoryLoader(200, 64, seed=1, shuffle=False), Phase("prune", keeps="settled")
     assert isinstance(step.model, DCNv2)
     trainer = Trainer(
-        step.model, config, step.tables, tmp_path, "none", phase,
+        ClickTask(step.model, config, step.tables, Ranks()), step.tables, tmp_path, "none", phase,
         on_evaluation=lambda at, values: seen.__setitem__(at, values["logloss"]),
     )  # fmt: skip
     monkeypatch.setattr(

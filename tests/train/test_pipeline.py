@@ -10,6 +10,7 @@ from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.errors import ConfigError
 from recsys.models.ctr.fm import FM
+from recsys.train.click_task import ClickTask
 from recsys.train.pipeline import OneByOne, Stretch, sparse_dist
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
@@ -30,7 +31,8 @@ def make_step(world_size: int, scheme=None) -> TrainStep:
     compression = scheme and CompressionConfig(scheme=scheme, ratio=0.8, exact_rows=0)
     model = FM(FM.Config(compression=compression), SCHEMA)
     tables = model.embeddings.attach_optimizer(EmbeddingOptimizerConfig())
-    step = TrainStep(model, TrainConfig(), tables, Ranks())
+    task = ClickTask(model, TrainConfig(), tables, Ranks())
+    step = TrainStep(task, tables, Ranks())
     step.ranks = Ranks(0, world_size)
     return step
 

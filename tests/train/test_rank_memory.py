@@ -24,6 +24,7 @@ from recsys.models.ctr.dlrm import DLRM
 from recsys.schema import Categorical, Label, Numeric, Schema
 from recsys.testing.data import random_batch
 from recsys.train.backend import attach_tables, materialize
+from recsys.train.click_task import ClickTask
 from recsys.train.launch import launch
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
@@ -61,7 +62,8 @@ def train(rows: int, memory: int | None) -> tuple[int, float]:
     config = EmbeddingConfig(sharding=ShardingConfig(placement="row_wise", rank_memory=memory))
     tables = attach_tables(model, config, "torchrec")
     model.reset_parameters(1)
-    step = TrainStep(model, TrainConfig(batch_size=SIZE), tables, Ranks.current())
+    train, ranks = TrainConfig(batch_size=SIZE), Ranks.current()
+    step = TrainStep(ClickTask(model, train, tables, ranks), tables, ranks)
     first, loss = Ranks.current().rank * STEPS, torch.zeros(())
     for number in range(STEPS):
         loss = step(random_batch(schema, SIZE, first + number), 1.0)

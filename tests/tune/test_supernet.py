@@ -350,7 +350,8 @@ def test_first_trials_have_the_widths(found, prepared, costs, cache, tmp_path, m
     monkeypatch.setattr("recsys.tune.prior.search_widths", search)
     sweep = Sweep.model_validate(
         {"config": "x.yaml", "space": SPACE | {"serve.dtype": {"choice": ["int8", "int4"]}},
-         "objectives": ["auc", "bytes"], "prior": {"supernet": 2}, "sampler": {"seed": 5}}
+         "objectives": ["auc", "bytes"], "prior": {"uniform": 0, "supernet": 2},
+         "sampler": {"seed": 5}}
     )  # fmt: skip
     experiment = make_experiment()
     space = Space(experiment, sweep.space, costs.tables(experiment))

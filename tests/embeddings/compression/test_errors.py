@@ -37,6 +37,8 @@ from recsys.schema import Init, Schema
 from recsys.serving.artefact import load_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.testing.table import bag_batch, make_tables, vectors
+from recsys.train.click_task import ClickTask
+from recsys.train.ranks import Ranks
 from recsys.train.trainer import Trainer
 from recsys.tune.compression import all_schemes, parse_schemes
 from tests.embeddings.compression.toy import made, table
@@ -448,6 +450,11 @@ def test_the_trainer_resumes_no_other_compression(trained, tmp_path):
         model = experiment.model.build(schema)
         assert isinstance(model, CTRModel)
         tables = model.embeddings.attach_optimizer(experiment.embedding)
-        trainer = Trainer(model, experiment.train, tables, run, show="none")
+        trainer = Trainer(
+            ClickTask(model, experiment.train, tables, Ranks.current()),
+            tables,
+            run,
+            show="none",
+        )
         with pytest.raises(CheckpointError, match="Build the model with"):
             trainer.fit([None], resume=True)  # pyright: ignore[reportArgumentType]

@@ -28,6 +28,7 @@ from recsys.serving.export import sample_batch
 from recsys.serving.freeze import freeze_model
 from recsys.serving.predictor import Predictor
 from recsys.testing.data import random_batch, tiny_schema
+from recsys.train.click_task import ClickTask
 from recsys.train.phases import advance, in_phases, next_model, phases_of
 from recsys.train.ranks import Ranks
 from recsys.train.step import TrainStep
@@ -86,7 +87,8 @@ def trained(model: DeepFM, steps: int = 2) -> DeepFM:
             model = next_model(model, successors, phase, seed=1)
         optimizer = EmbeddingOptimizerConfig(kind="rowwise_adagrad", learning_rate=0.1)
         tables = model.embeddings.attach_optimizer(optimizer)
-        step = TrainStep(model.train(), TrainConfig(learning_rate=0.01), tables, Ranks())
+        train = TrainConfig(learning_rate=0.01)
+        step = TrainStep(ClickTask(model.train(), train, tables, Ranks()), tables, Ranks())
         for seed in range(steps):
             if phase.trains_architecture:
                 step.train_architecture(random_batch(SCHEMA, 32, seed=100 + seed), 0.1)
@@ -194,7 +196,7 @@ def test_from_plan_to_predictor(label: str, tmp_path: Path) -> None:
         {"user": "nobody", "topics": [], "topic_w": [], "age": None},
     ]
     with pytest.raises(ConfigError, match="frozen in fp32 and cannot be trained"):
-        TrainStep(frozen, TrainConfig(), None, Ranks())
+        TrainStep(ClickTask(frozen, TrainConfig(), None, Ranks()), None, Ranks())
     found = Predictor.load(folder).predict(rows)
     assert found.shape == (2,) and np.isfinite(found).all()
     np.testing.assert_array_equal(found, Predictor(frozen, make_encoder()).predict(rows))

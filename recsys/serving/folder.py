@@ -1,0 +1,245 @@
+"""A model on disk: a folder of files and a manifest with the checksum of each. No pickle anywhere.
+
+    model.json          format, class path, config, metadata, versions, SHA-256 of every file
+
+It is written whole or not at all, and every file is checked before it is read.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from recsys import __version__
+from recsys.base import RecModel
+from recsys.config import class_path, resolve_class
+from recsys.errors import CheckpointError, ConfigError
+
+FORMAT_VERSION = 1
+"""Of the folder. Readers refuse others."""
+TRUSTED = "recsys.models."
+"""Only class paths that start like this are taken from a folder."""
+MANIFEST = "model.json"
+"""Name of the manifest."""
+
+_Model = TypeVar("_Model", bound=RecModel)
+
+
+def write_folder(
+    directory: Path | str,
+    model: RecModel,
+    metadata: Mapping[str, Any],
+    write: Callable[[Path], None],
+) -> Path:
+    """Writes the files of a model and their manifest; replaces an older folder.
+
+    Args:
+        directory: The folder.
+        model: Whose class and config to name.
+        metadata: Whatever else should travel along, as JSON values.
+        write: Writes the files into a new, empty folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder exists and holds something else.
+    """
+    target = Path(directory)
+    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+        raise CheckpointError(
+            f"{target} holds other files and is not overwritten. Choose another folder."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        draft.mkdir()
+        write(draft)
+        _write_manifest(draft, model, dict(metadata))
+        _swap(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _write_manifest(draft: Path, model: RecModel, metadata: dict[str, Any]) -> None:
+    manifest = {
+        "format": "recsys model",
+        "format_version": FORMAT_VERSION,
+        "class": class_path(type(model)),
+        "config": model.config.model_dump(mode="json"),
+        "metadata": metadata,
+        "versions": {
+            "recsys": __version__,
+            "torch": torch.__version__,
+            "pyarrow": pa.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "files": {
+            path.relative_to(draft).as_posix(): _sha256(path)
+            for path in sorted(draft.rglob("*"))
+            if path.is_file()
+        },
+    }
+    manifest["digest"] = _digest(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (draft / MANIFEST).write_text(text, encoding="utf-8")
+    for path in (draft, *draft.rglob("*")):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Two renames; a folder cannot be replaced in one."""
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(target.parent)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def artefact_folder(directory: Path | str) -> Path:
+    """The folder with ``model.json``: this one, or ``model`` in it.
+
+    Args:
+        directory: An artefact or a run folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    folder = Path(directory)
+    for candidate in (folder, folder / "model"):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    seeds = sorted(found.parts[-3] for found in folder.glob(f"seed-*/model/{MANIFEST}"))
+    if seeds:
+        raise CheckpointError(
+            f"{folder} holds a model for each of several seeds. Give one: {folder / seeds[0]}"
+            + "".join(f", {folder / seed}" for seed in seeds[1:])
+            + "."
+        )
+    state = "has no" if folder.is_dir() else "does not exist, so there is no"
+    raise CheckpointError(
+        f"{folder} {state} {MANIFEST}. Give the folder of a finished run, or its `model` folder."
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of ``model.json``, checked against its own digest.
+
+    Args:
+        folder: The artefact.
+
+    Raises:
+        CheckpointError: It is damaged or of another format version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}). Copy it again.") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {version}. "
+            "Load it with the recsys version that wrote it: "
+            f"{manifest.get('versions', {}).get('recsys', 'unknown')}."
+        )
+    if manifest.get("digest") != _digest(manifest):
+        raise CheckpointError(
+            f"{path} was changed after it was written (its digest differs). Copy it again; to "
+            "change a model, save it again."
+        )
+    return manifest
+
+
+def verify(folder: Path, files: Mapping[str, str], needed: Sequence[str], inside: str) -> None:
+    """Checks that all files are there and as they were written.
+
+    Args:
+        folder: Of the manifest.
+        files: Checksums from the manifest.
+        needed: Files that must be among them.
+        inside: Subfolder that must hold no others.
+
+    Raises:
+        CheckpointError: One is missing, damaged, or does not belong there.
+    """
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST
+    }
+    for name in sorted({*needed, *files}):
+        if name not in files or name not in there:
+            raise CheckpointError(f"{folder / name} is missing. Copy the whole folder again.")
+        if _sha256(folder / name) != files[name]:
+            raise CheckpointError(
+                f"{folder / name} is damaged: its checksum is not the one in {MANIFEST}. "
+                "Copy it again."
+            )
+    strange = sorted(n for n in there - set(files) if n.startswith(f"{inside}/"))
+    if strange:
+        raise CheckpointError(
+            f"{folder / strange[0]} does not belong to this model. Copy the folder again."
+        )
+
+
+def trusted_class(
+    folder: Path, path: object, base: type[_Model], given: type[_Model] | None = None
+) -> type[_Model]:
+    """The class that a manifest names.
+
+    Args:
+        folder: Of the manifest.
+        path: Of the class.
+        base: What it must be a subclass of.
+        given: The class, where the caller has it.
+
+    Raises:
+        CheckpointError: It is not one of `recsys.models`, or there is none.
+    """
+    if given is not None:
+        return given
+    if not isinstance(path, str) or not path.startswith(TRUSTED):
+        raise CheckpointError(
+            f"{folder / MANIFEST} names the class {path!r}. An artefact may only name classes "
+            f"under `{TRUSTED[:-1]}`, because importing runs code. If you trust this one, import "
+            "it yourself and pass `model_class`."
+        )
+    try:
+        return resolve_class(path, base)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
