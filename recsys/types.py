@@ -172,17 +172,22 @@ class PairBatch:
             model needs none.
         log_q: Logarithm of the probability with which each shared negative was drawn, and of every
             item as one (for corrections), or None where it was uniform.
+        known: Which shared negatives the user of a pair has seen, as positions ``(pair,
+            negative)``: losses leave them out, say by ``scores[known[0], known[1]] = -inf``. None
+            where no negative was seen, or nobody looked.
 
     Shape:
         - user, item: (B,) int64
         - negatives: (B, N), or (N,) where they are shared
         - log_q: (I,)
+        - known: (2, number of them) int64
     """
 
     user: Tensor
     item: Tensor
     negatives: Tensor | None = None
     log_q: Tensor | None = None
+    known: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
