@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError, DataError
+from recsys.graph.gradients import Polynomial, Product, RowSoftmax
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.pattern import Pattern
-from recsys.graph.products import Polynomial, Product, RowSoftmax
 
 Norm = Literal["sym", "row", "none"]
 Combine = Literal["mean", "sum", "last", "stack"]
