@@ -5,8 +5,8 @@ says what the truth is made of. Split: at random within every user by default, o
 (pairs have times). Knowledge graph: style and maker of every item, and what makers are known for.
 
 At the defaults Recall@20 on test is .215 for popularity, .303 for cosine item neighbours, .327 for
-EASE (penalty 50) and .479 for the oracle: there is room to learn, and a known end. A right model
-that trains well comes near the oracle only with many more pairs than users have here.
+EASE (penalty 50) and .479 for the oracle (``tests/graph/test_planted_interactions.py`` computes
+them): there is room to learn, and a known end.
 
 Traps:
     - The oracle knows the true probabilities. Its scores are no feature.

@@ -140,8 +140,9 @@ class LogRows:
             return column
         if times and column.drop_null()[:1].to_pylist()[:1]:
             first = column.drop_null()[0].as_py()
-            if not _is_number(first):
-                return self._cast(name, pa.timestamp("us"), f"an ISO time like {first!r}")
+            if not _casts(first, pa.float64()):
+                zone = None if _casts(first, pa.timestamp("us")) else "UTC"
+                return self._cast(name, pa.timestamp("us", zone), f"an ISO time like {first!r}")
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
@@ -194,12 +195,20 @@ class LogRows:
             ) from None  # fmt: skip
 
 
-def _is_number(text: str) -> bool:
+def _casts(text: str, kind: pa.DataType) -> bool:
     try:
-        pa.scalar(text).cast(pa.float64())
+        pa.scalar(text).cast(kind)
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Text in one of Arrow's other forms as text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    text = pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type)
+    return column.cast(pa.string()) if text else column
 
 
 def _first_bad(column: pa.Array, kind: pa.DataType) -> int:
@@ -238,7 +247,8 @@ def read_columns_of(source: Source, names: Sequence[str]) -> LogRows:
             )
         for name in names:
             stored = source.format == "parquet"
-            parts[name].append(chunk.columns[name] if stored else text_column(chunk, name))
+            cells = _plain(chunk.columns[name]) if stored else text_column(chunk, name)
+            parts[name].append(cells)
         places.append((chunk.file, chunk.rows))
     columns = {}
     for name, arrays in parts.items():

@@ -81,7 +81,12 @@ def read_numbers(file: str | Path) -> NumberLines:
     starts, ends = edges[::2], edges[1::2]
     if len(starts) == 0:
         raise DataError("the file has no numbers. Is it the right one?", file=str(file))
-    if ends[-1] == len(text):
+    returns = np.flatnonzero(text[:-1] == ord("\r"))
+    if (text[returns + 1] != ord("\n")).any():
+        raise DataError(
+            "a carriage return stands alone. End lines with a line feed.", file=str(file)
+        )
+    if len(newlines) == 0 or newlines[-1] < ends[-1]:
         raise DataError(NO_LINE_END, file=str(file), row=len(newlines) + 1)
     lengths = ends - starts
     if lengths.max() > MAX_DIGITS:

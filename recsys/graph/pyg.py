@@ -41,7 +41,8 @@ def to_hetero_data(
         knowledge: About the items.
 
     Raises:
-        DataError: The knowledge graph is about another number of items.
+        DataError: The knowledge graph is about another number of items, or has a relation that is
+            called like the reverse of another.
 
     Example:
         >>> from recsys.graph.cleaning import clean
@@ -98,8 +99,10 @@ def _add_knowledge(data: HeteroData, knowledge: KnowledgeGraph) -> None:
                 shift = [0 if flag else num_items for flag in (of_item, to_item)]
                 edge_type = (nodes[0], str(relation), nodes[1])
                 edges = _edges(head[here] - shift[0], tail[here] - shift[1])
-                data[edge_type].edge_index = edges
-                data[_reversed(edge_type)].edge_index = edges.flip(0)
+                for name, pairs in ((edge_type, edges), (_reversed(edge_type), edges.flip(0))):
+                    if name in data.edge_types:
+                        raise DataError(f"two relations become the edge type {name}. Rename one.")
+                    data[name].edge_index = pairs
 
 
 def _edges(source: np.ndarray, target: np.ndarray) -> Tensor:

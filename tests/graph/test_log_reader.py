@@ -50,6 +50,23 @@ def test_iso_times_and_kinds_over_two_files(tmp_path):
         read_log(source, columns)
 
 
+def test_times_with_a_zone(tmp_path):
+    text = "user_id,item_id,t\na,x,2024-01-01T00:00:00Z\nb,x,2024-01-01T02:00:00+01:00\n"
+    log, _ = read_log(csv(tmp_path, text), LogColumns(time="t"))
+    assert (log.time - 1_704_067_200_000_000).tolist() == [0, 3_600_000_000]
+
+
+def test_other_forms_of_text_in_parquet(tmp_path):
+    coded = pa.array(["b", "a"]).dictionary_encode()
+    table = pa.table({"user_id": pa.array(["x", "y"], pa.large_string()), "item_id": coded,
+                      "w": pa.array(["2", "1.5"], pa.large_string())})  # fmt: skip
+    pq.write_table(table, tmp_path / "log.parquet")
+    source = Source(files=(str(tmp_path / "log.parquet"),), format="parquet")
+    log, _ = read_log(source, LogColumns(weight="w"))
+    assert log.items.values[log.item].tolist() == ["b", "a"]
+    assert log.weight.tolist() == [2.0, 1.5]
+
+
 @pytest.mark.parametrize("ids", ["stored", "text", "int"])
 def test_parquet_keeps_its_types(tmp_path, ids):
     table = pa.table({"user_id": [7, 5, 7], "item_id": [1, 1, 2], "t": [1.5, 2.5, 3.5]})

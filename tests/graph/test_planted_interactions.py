@@ -77,7 +77,7 @@ def test_degrees_follow_a_power_law_of_the_wanted_mean():
 
 
 def test_models_rank_as_they_should():
-    """Popularity below neighbours below the oracle, with room between them."""
+    """Popularity below neighbours below EASE below the oracle, with room between them."""
     truth = PlantedInteractions.of(PlantedInteractionsConfig())
     splits = split_interactions(truth.interactions(), UserSplit())
     train = splits.train
@@ -86,12 +86,16 @@ def test_models_rank_as_they_should():
     ).toarray()
     popularity = seen.sum(0)
     normal = seen / np.sqrt(np.maximum(popularity, 1))
+    inverse = np.linalg.inv(seen.T @ seen + 50 * np.eye(train.num_items))
+    ease = -inverse / np.diag(inverse)
+    np.fill_diagonal(ease, 0)
     found = [
         recall(np.tile(popularity, (train.num_users, 1)), splits),
         recall(seen @ (normal.T @ normal), splits),
+        recall(seen @ ease, splits),
         recall(truth.probabilities(np.arange(train.num_users)), splits),
     ]
-    assert found == pytest.approx([0.215, 0.303, 0.479], abs=0.01)
+    assert found == pytest.approx([0.215, 0.303, 0.327, 0.479], abs=0.01)
 
 
 def test_with_noise_alone_the_oracle_is_popularity():

@@ -61,6 +61,10 @@ def test_knowledge_becomes_one_edge_type_for_relation_and_ends():
         assert data[tail, f"rev_{relation}", head].edge_index.tolist() == edges[::-1]
     assert len(data.edge_types) == 2 + 2 * len(expected)
     assert data.validate()
+    triples = ([100, 101], ["in", "rev_in"], [101, 100])
+    twice = knowledge_graph(first.items, ([*triples[0], 3], [*triples[1], "by"], [*triples[2], 5]))
+    with pytest.raises(DataError, match=r"two relations become .*'rev_in'"):
+        to_hetero_data(first, twice)
     other = knowledge_graph(Names([3]), ([3], ["by"], [100]))
     with pytest.raises(DataError, match="is about 1 items, the interactions about 3"):
         to_hetero_data(first, other)
