@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from recsys.cf import EmbeddingModel
 from recsys.errors import ConfigError, DataError, TrainingError
 from recsys.evaluate.ranking import RankingOptions, SampledMetricsWarning, evaluate_ranking
 from recsys.graph.interaction_graph import InteractionGraph
@@ -140,6 +141,35 @@ def test_scores_that_are_the_models_own_memory_stay_as_they_are():
     before = model.matrix.clone()
     evaluate_ranking(model, seen, relevant, RankingOptions((5,), users_per_block=1, **QUICK))
     assert torch.equal(model.matrix, before)
+
+
+class Counting(EmbeddingModel):
+    """Counts how often all vectors are computed."""
+
+    class Config(EmbeddingModel.Config):
+        """No options."""
+
+    encoded = 0
+
+    def encode(self):
+        self.encoded += 1
+        return super().encode()
+
+    def loss(self, batch):
+        raise AssertionError("not trained here")
+
+
+def test_vectors_are_computed_once_for_all_blocks():
+    _, seen, relevant = example()
+    torch.manual_seed(0)
+    model = Counting(Counting.Config(embedding_dim=4), InteractionGraph.of(seen))
+    options = RankingOptions((5,), users_per_block=2, **QUICK)
+    found = evaluate_ranking(model, seen, relevant, options)
+    assert model.encoded == 1 and model.training
+    model.eval()
+    assert evaluate_ranking(model, seen, relevant, options).metrics == found.metrics
+    assert evaluate_ranking(model, seen, relevant, options).metrics == found.metrics
+    assert model.encoded == 2, "vectors of a model in evaluation mode are kept"
 
 
 def test_slices_by_hand():
