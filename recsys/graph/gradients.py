@@ -101,7 +101,8 @@ def _multiply(indptr: Tensor, col: Tensor, values: Tensor, x: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         shape = (len(indptr) - 1, len(x))
-        return torch.sparse_csr_tensor(indptr, col, values, shape) @ x.contiguous()
+        matrix = torch.sparse_csr_tensor(indptr, col, values, shape, check_invariants=False)
+        return matrix @ x.contiguous()
 
 
 def _edge_dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:

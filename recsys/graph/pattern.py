@@ -142,7 +142,7 @@ def _check(row: Tensor, col: Tensor, num_rows: int, num_cols: int) -> None:
     if max(num_rows, num_cols) > _MOST_NODES:
         raise DataError(
             f"expected at most {_MOST_NODES:,} nodes on a side, got {max(num_rows, num_cols):,}. "
-            "Train such graphs without full propagation (docs/graph.md)."
+            "Use a model that does not propagate, or split the graph."
         )
     if row.ndim != 1 or row.shape != col.shape:
         raise DataError(

@@ -172,11 +172,17 @@ class Adjacency:
             return False
         return torch.equal(self.values, self.transposed_values)
 
-    @functools.cached_property
+    @property
     def transposed_values(self) -> Tensor:
         """Values in the order of the transpose, without gradient, (E,)."""
-        with torch.inference_mode(False), torch.no_grad():
+        if self.values.requires_grad:  # an optimizer may change them
             return self.values.detach()[self.pattern.mirror]
+        return self._transposed_values
+
+    @functools.cached_property
+    def _transposed_values(self) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return self.values[self.pattern.mirror]
 
     @property
     def T(self) -> Adjacency:

@@ -107,6 +107,19 @@ def test_gradients_of_rows_and_values(double):
         torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)
 
 
+def test_values_may_be_trained_in_place():
+    edge = torch.tensor([0, 1, 1])
+    values = torch.nn.Parameter(torch.ones(3))
+    adj = Adjacency.from_edges(edge, torch.tensor([0, 0, 1]), 2, 2).reweight(values)
+    x = torch.ones(2, 1, requires_grad=True)
+    for step in (1.0, 3.0):
+        with torch.no_grad():
+            values.fill_(step)
+        out = adj @ x
+        assert out.flatten().tolist() == [step, 2 * step]
+        assert torch.autograd.grad(out.sum(), x)[0].flatten().tolist() == [2 * step, step]
+
+
 def test_a_gradient_reaches_the_caller_s_edge_values():
     values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
     adj = Adjacency.from_edges(torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1]), 2, 2, values)
