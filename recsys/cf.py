@@ -16,12 +16,16 @@ import torch
 from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.nn import functional
 
 from recsys.base import RecModel
 from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.specs import TableOptions, table_specs
+from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
+from recsys.graph.fitted_buffers import FittedBuffers
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
+from recsys.graph.item_similarity import ItemWeights
 from recsys.schema import Init
 from recsys.types import Batch, PairBatch
 
@@ -58,7 +62,7 @@ class CFModel(RecModel, abc.ABC):
         """
 
 
-class FittedModel(CFModel):
+class FittedModel(FittedBuffers, CFModel):
     """A filter without gradient descent: `fit` computes it, and scores follow from a history.
 
     What `fit` computes are buffers (so that state dicts hold them); before it they are empty. A
@@ -75,6 +79,7 @@ class FittedModel(CFModel):
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
+        self.seed = 0
         if config.compression is not None:
             raise ConfigError(
                 f"{type(self).__name__} has no embedding tables, so there is nothing to compress. "
@@ -106,24 +111,70 @@ class FittedModel(CFModel):
         with torch.inference_mode():
             return self.scores_of(history_rows(self.graph, users))
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Buffers take the shapes of what is loaded: only `fit` knows them."""
-        for name, buffer in list(self._buffers.items()):
-            found = state_dict.get(prefix + name)
-            if found is not None and buffer is not None and found.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(found, device=buffer.device))
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+    def reset_parameters(self, seed: int) -> None:
+        """Sets the seed of whatever `fit` draws; there are no start values.
+
+        Args:
+            seed: Any integer from 0.
+        """
+        self.seed = seed
+
+
+class ItemSimilarityModel(FittedModel):
+    """A filter that is one matrix: the score of item j is ``sum_i history_i * w_ij``.
+
+    A subclass fills ``self.weights`` in `fit`.
+
+    Args:
+        config: An instance of the class's own ``Config``.
+        graph: The training pairs.
+    """
+
+    class Config(FittedModel.Config):
+        """Options that models of item similarities share."""
+
+    def __init__(self, config: Config, graph: InteractionGraph) -> None:
+        super().__init__(config, graph)
+        self.weights = ItemWeights(graph.num_items)
+
+    def scores_of(self, history: csr_array) -> Tensor:
+        """See `FittedModel`."""
+        return self.weights(history)
+
+    def contributions(
+        self, items: Tensor, item: int, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How much of the score of an item each seen item gave.
+
+        Args:
+            items: Numbers of the items that were seen, (N,) int64.
+            item: Number of the item whose score is explained.
+            values: Of the history, (N,); None for all 1.
+
+        Returns:
+            The seen items by falling contribution, and the contributions, (N,) each. The
+            contributions add up to the score.
+        """
+        given = self.weights.column(items, item)
+        if values is not None:
+            given = given * values
+        order = given.argsort(descending=True, stable=True)
+        return items[order], given[order]
+
+    def similar_items(self, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The items for which seeing an item says most.
+
+        Args:
+            items: Numbers, (N,) int64.
+            k: How many of each.
+
+        Returns:
+            Numbers and weights, (N, min(k, I)) each, by falling weight; number -1 and weight 0
+            where fewer have a weight.
+        """
+        rows = self.weights.rows(items)
+        weights, numbers = rows.topk(min(k, rows.shape[1]), dim=1)
+        return torch.where(weights == 0, -1, numbers), weights
 
 
 def history_rows(graph: InteractionGraph, users: Tensor) -> csr_array:
@@ -168,6 +219,10 @@ class EmbeddingModel(CFModel):
 
     def rows(self) -> Tensor:
         """All rows of both tables with their gradient, users first, (U + I, D)."""
+        whole = [whole_table(self.embeddings, "embedding", table) for table in ("user", "item")]
+        widths = {None if rows is None else rows.shape[1] for rows in whole}
+        if len(widths) == 1 and None not in widths:
+            return torch.cat([rows[FIRST_INDEX:] for rows in whole if rows is not None])
         batch = _all_rows(self.graph, self.device)
         users, _ = self.embeddings.sequence(batch, "embedding", "user")
         items, _ = self.embeddings.sequence(batch, "embedding", "item")
@@ -178,14 +233,39 @@ class EmbeddingModel(CFModel):
         """Where the tables are."""
         return next(self.embeddings.parameters()).device
 
-    def encode(self) -> tuple[Tensor, Tensor]:
+    def encode(self) -> Tensor:
         """Vectors of all users and items with their gradient; noise and dropout in training only.
 
         Returns:
-            (U, D) and (I, D).
+            (U + I, D), users first.
         """
-        users, items = self.rows().split([self.graph.num_users, self.graph.num_items])
-        return users, items
+        return self.rows()
+
+    def gather(self, vectors: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The vectors that a batch is about, in one look-up (whose gradient is one buffer).
+
+        Args:
+            vectors: Of all nodes, (U + I, D).
+            batch: With negatives.
+
+        Returns:
+            Of the users (B, D), of the items (B, D), of the negatives (B, N, D), or (N, D) where
+            they are shared.
+
+        Raises:
+            ConfigError: The batch has no negatives.
+        """
+        if batch.negatives is None:
+            raise ConfigError(
+                f"{type(self).__name__} learns from negatives and the batches have none. Set "
+                "`sampling.negatives`, say to uniform."
+            )
+        first, size = self.graph.num_users, batch.batch_size
+        nodes = torch.cat([batch.user, batch.item + first, batch.negatives.reshape(-1) + first])
+        user, item, negatives = functional.embedding(nodes, vectors).split(
+            [size, size, batch.negatives.numel()]
+        )
+        return user, item, negatives.view(*batch.negatives.shape, -1)
 
     @abc.abstractmethod
     def loss(self, batch: PairBatch) -> Tensor:
@@ -212,10 +292,36 @@ class EmbeddingModel(CFModel):
         if self._encoded is not None:
             return self._encoded
         with torch.inference_mode():
-            found = self.encode()
+            users, items = self.encode().split([self.graph.num_users, self.graph.num_items])
         if not self.training:
-            self._encoded = found
-        return found
+            self._encoded = users, items
+        return users, items
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of some items of every user by the rows of the tables, as they are now.
+
+        For choosing hard negatives: without propagation, which would cost more than the step.
+
+        Args:
+            users: (B,) int64.
+            items: (B, P) int64.
+
+        Returns:
+            (B, P) without gradient.
+        """
+        with torch.no_grad():
+            rows = self.rows()
+            found = rows[items + self.graph.num_users] @ rows[users].unsqueeze(2)
+        return found.squeeze(2)
+
+    def keep_vectors(self, users: Tensor, items: Tensor) -> None:
+        """Takes vectors that `vectors` gave before, until the next training.
+
+        Args:
+            users: (U, D).
+            items: (I, D).
+        """
+        self._encoded = users, items
 
     def scores(self, users: Tensor) -> Tensor:
         """See `CFModel`."""

@@ -223,6 +223,8 @@ class FitConfig(Frozen):
     whole. With ``mode=dense`` they are."""
     evaluations_per_epoch: int = Field(default=4, ge=1)
     """Evaluations on the validation split, evenly spread, the last at the end of the epoch."""
+    epochs_per_evaluation: int = Field(default=1, ge=1)
+    """Epochs from one evaluation to the next; above 1 only ends of epochs are judged."""
     early_stop_patience: int | None = Field(default=None, ge=1)
     """Stop after so many evaluations without a better ``monitor``."""
     checkpoint_every: int = Field(default=1, ge=1)
@@ -269,8 +271,6 @@ class AnyExperiment(Frozen):
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """Name of the run in reports and of its folder."""
-    embedding: EmbeddingConfig = EmbeddingConfig()
-    """How the tables are trained."""
     seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
     """One training each; several are reported as mean and standard deviation."""
 
@@ -314,6 +314,8 @@ class Experiment(AnyExperiment):
     """What to train on."""
     model: ModelBlock
     """What to train."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """How the tables are trained."""
     prepare: PrepareConfig = PrepareConfig()
     """How raw files become training data."""
     train: TrainConfig = TrainConfig()

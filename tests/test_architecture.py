@@ -18,7 +18,7 @@ LAYERS = {
     "graph": 1,
     "base": 2, "cf": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
-    "models": 3, "datasets": 3,
+    "cf_config": 3, "models": 3, "datasets": 3,
     "cli": 4, "__main__": 4,
 }  # fmt: skip
 SIDEWAYS = {
@@ -32,10 +32,11 @@ SIDEWAYS = {
     "graph": {"data"},  # files, downloads
     "cf": {"base"},
     "serving": {"config"},
-    "evaluate": {"config", "serving"},
-    "train": {"config", "serving", "evaluate"},
+    "evaluate": {"config", "cf_config", "serving"},
+    "cf_config": {"config"},
+    "train": {"config", "cf_config", "serving", "evaluate"},
     "tune": {"config", "serving", "evaluate", "train"},
-    "testing": {"config", "serving", "evaluate", "train"},
+    "testing": {"config", "cf_config", "serving", "evaluate", "train"},
     "__main__": {"cli"},
 }
 DOORS = {

@@ -91,12 +91,12 @@ def train(
     and saves the best model with its metrics, plots and MODEL_CARD.md. Ctrl-C saves and stops;
     --resume goes on from there as if nothing had happened.
     """
-    from recsys.config import load
+    from recsys.cf_config import load_any
     from recsys.evaluate.summary import metrics_table
     from recsys.train.run import RunOptions, run
     from recsys.train.torchrun import is_first
 
-    experiment = load(config, settings(overrides, seeds))
+    experiment = load_any(config, settings(overrides, seeds))
     folder = run_dir or Path("runs") / (experiment.name or config.stem)
     options = RunOptions(cache_dir, resume=resume, ranks=ranks, storage=storage, timeout_s=timeout)
     if on_ray:

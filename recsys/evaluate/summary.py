@@ -82,6 +82,8 @@ METRIC_ORDER = (
     "auc", "grouped_auc", "pr_auc", "logloss", "normalized_entropy", "calibration", "ece",
 )  # fmt: skip
 """Columns of metric tables."""
+RANKING_ORDER = ("recall", "ndcg", "hr", "mrr", "coverage")
+"""The same for models that rank, at every cut-off."""
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -97,7 +99,10 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
         valid   0.75000  0.50000
         oracle  0.80000        -
     """
-    names = [name for name in METRIC_ORDER if any(name in row for row in rows.values())]
+    known = {name for row in rows.values() for name in row}
+    names = [name for name in METRIC_ORDER if name in known]
+    cuts = sorted({int(name.partition("@")[2]) for name in known if "@" in name})
+    names += [f"{name}@{k}" for name in RANKING_ORDER for k in cuts if f"{name}@{k}" in known]
     cells = [[line, *(row.get(name) for name in names)] for line, row in rows.items()]
     return text_table(["", *names], cells)
 

@@ -162,6 +162,15 @@ class Interactions:
         """Users of every item, (I,) int64."""
         return np.bincount(self.item, minlength=self.num_items)
 
+    def union(self, other: Interactions) -> Interactions:
+        """All pairs of both, without times, weights and kinds.
+
+        Args:
+            other: With the same users and items.
+        """
+        keys, size = np.union1d(self.keys, other.keys), max(1, self.num_items)
+        return Interactions(self.users, self.items, keys // size, keys % size)
+
     def take(self, rows: np.ndarray) -> Interactions:
         """Some of the pairs, with the same users and items.
 

@@ -29,7 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recsys.config import Experiment, load
+from recsys.config import AnyExperiment, validate
+from recsys.config_text import read_mapping
 from recsys.errors import ConfigError
 from recsys.train.storage import Place
 
@@ -93,7 +94,7 @@ def check_free(folder: Place, there: bool, resume: bool) -> None:
         )
 
 
-def open_run(run_dir: Path, experiment: Experiment, resume: bool) -> None:
+def open_run(run_dir: Path, experiment: AnyExperiment, resume: bool) -> None:
     """Checks that the folder fits what is asked, and writes the configuration.
 
     Args:
@@ -108,12 +109,16 @@ def open_run(run_dir: Path, experiment: Experiment, resume: bool) -> None:
     path = run_dir / "config.json"
     check_free(run_dir, path.exists(), resume)
     if resume:
-        _check_same(run_dir, load(path), experiment)
+        _check_same(run_dir, _stored(path, experiment), experiment)
     experiment.save(path)
     experiment.save(run_dir / "config.yaml")
 
 
-def _check_same(run_dir: Path, before: Experiment, now: Experiment) -> None:
+def _stored(path: Path, like: AnyExperiment) -> AnyExperiment:
+    return validate(type(like), read_mapping(path), (), str(path))
+
+
+def _check_same(run_dir: Path, before: AnyExperiment, now: AnyExperiment) -> None:
     one, two = (_flat(e.model_dump(mode="json")) for e in (before, now))
     changed = [
         f"{place} was {one.get(place)!r}, is {two.get(place)!r}"

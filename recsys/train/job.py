@@ -20,8 +20,8 @@ import pyarrow.parquet
 import torch
 from tqdm import tqdm
 
-from recsys.base import CTRModel
-from recsys.config import Experiment
+from recsys.base import CTRModel, RecModel
+from recsys.config import Experiment, FitConfig
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import Backend, resolve_backend
@@ -114,13 +114,12 @@ def _fit(content: Mapping[str, Any]) -> FitResult:
     return FitResult(**{**content, "best": _with_nan(content["best"])})
 
 
-def goal_of(experiment: Experiment) -> dict[str, int | None]:
-    """How much training an experiment asks for: what may grow between stop and resume.
+def goal_of(train: FitConfig) -> dict[str, int | None]:
+    """How much training is asked for: what may grow between stop and resume.
 
     Args:
-        experiment: Resolved.
+        train: Of an experiment.
     """
-    train = experiment.train
     return {
         "num_epochs": train.num_epochs,
         "max_steps": train.max_steps,
@@ -190,11 +189,11 @@ class SeedJob:
         model, tables, trainer, fit = trained.model, trained.tables, trained.trainer, trained.fit
         fitted = time.perf_counter()
         facts = {
-            "table_bytes": _table_bytes(model, tables, ranks),
-            "num_parameters": _num_parameters(model),
+            "table_bytes": table_bytes(model, tables, ranks),
+            "num_parameters": num_parameters(model),
             "backend": backend,
             "plan": str(getattr(model.embeddings.store, "plan", "")) if tables else "",
-            "goal": goal_of(self.experiment),
+            "goal": goal_of(self.experiment.train),
             "phases": trained.done,
         }
         training = fit.seconds + sum(done.seconds for done in trained.done.values())
@@ -416,9 +415,14 @@ def save_predictions(path: Path, evaluations: Sequence[Evaluation]) -> None:
     draft.replace(path)
 
 
-def _table_bytes(
-    model: CTRModel, tables: EmbeddingOptimizer | None, ranks: Ranks
-) -> dict[str, int]:
+def table_bytes(model: RecModel, tables: EmbeddingOptimizer | None, ranks: Ranks) -> dict[str, int]:
+    """Bytes of tables and their optimizer on all ranks, by purpose.
+
+    Args:
+        model: Trained.
+        tables: The optimizer, None for a model without tables.
+        ranks: Of the job.
+    """
     if tables is None:
         return {"total": 0}
     mine = model.embeddings.bytes("train", tables)
@@ -426,7 +430,12 @@ def _table_bytes(
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _num_parameters(model: CTRModel) -> dict[str, int]:
+def num_parameters(model: RecModel) -> dict[str, int]:
+    """Numbers in dense layers and in tables.
+
+    Args:
+        model: Any.
+    """
     return {
         "dense": sum(parameter.numel() for parameter in dense_parameters(model).values()),
         "tables": model.embeddings.num_rows_parameters(),

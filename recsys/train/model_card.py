@@ -73,8 +73,8 @@ def write_card(directory: Path, content: CardContent) -> Path:
         _data(content.prepared, content.experiment),
         *(_metrics(evaluation, content.oracle) for evaluation in content.evaluations),
         _size(content),
-        _pictures(directory, content.pictures),
-        _environment(content.environment),
+        pictures_section(directory, content.pictures),
+        environment_section(content.environment),
     ]
     path = directory / "MODEL_CARD.md"
     path.write_text("\n\n".join(section for section in sections if section) + "\n")
@@ -177,14 +177,25 @@ def _size(content: CardContent) -> str:
     return f"## Size\n\nParameters: {parameters}.\n\n" + table(["tables", "bytes"], rows)
 
 
-def _pictures(directory: Path, pictures: Sequence[Path]) -> str:
+def pictures_section(directory: Path, pictures: Sequence[Path]) -> str:
+    """Links to pictures; empty without any.
+
+    Args:
+        directory: Of the card.
+        pictures: PNG files in it.
+    """
     if not pictures:
         return ""
     lines = (f"![{p.stem.replace('_', ' ')}]({p.relative_to(directory)})" for p in pictures)
     return "## Plots\n\n" + "\n".join(lines)
 
 
-def _environment(environment: Mapping[str, Any]) -> str:
+def environment_section(environment: Mapping[str, Any]) -> str:
+    """Versions and machine.
+
+    Args:
+        environment: From `recsys.train.environment`.
+    """
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     lines = [f"- {versions}"]
     for name in ("git", "system", "cpu", "cores", "torch_threads", "gpu", "time"):

@@ -25,6 +25,7 @@ import ray.train
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from recsys.cf_config import CFExperiment, kind_of
 from recsys.config import Experiment
 from recsys.errors import ConfigError, RecsysError, TrainingError
 from recsys.train.folder import locked, write_json
@@ -79,7 +80,7 @@ def parse_workers(text: str) -> int | tuple[int, int]:
 
 
 def run_on_ray(
-    experiment: Experiment,
+    experiment: Experiment | CFExperiment,
     run_dir: Path | str,
     options: RunOptions | None = None,
     cluster: RayOptions | None = None,
@@ -152,7 +153,7 @@ def run_on_ray(
     return SeedResult.load(directory)
 
 
-def _check(experiment: Experiment, options: RunOptions, cluster: RayOptions) -> None:
+def _check(experiment: Experiment | CFExperiment, options: RunOptions, cluster: RayOptions) -> None:
     if len(experiment.seeds) > 1:
         raise ConfigError(
             f"a Ray job trains one seed, got {list(experiment.seeds)}. Submit one job a seed, or "
@@ -198,7 +199,7 @@ def _loop(config: dict[str, Any]) -> None:
         storage=config["storage"],
     )
     try:
-        run(Experiment.parse(config["experiment"]), directory, options)
+        run(kind_of(config["experiment"]).parse(config["experiment"]), directory, options)
     except RecsysError as error:
         notes = " ".join(getattr(error, "__notes__", ()))
         text = f"{type(error).__name__}: {error} {notes}".strip()

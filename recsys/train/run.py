@@ -12,9 +12,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from recsys.cf_config import CFExperiment
 from recsys.config import Experiment
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
@@ -25,6 +27,7 @@ from recsys.train.display import Show
 from recsys.train.folder import check_free, locked, open_run, write_json
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
+from recsys.train.ranking_job import RankingJob
 from recsys.train.ranks import Ranks
 from recsys.train.storage import Mirror, place_of
 from recsys.train.torchrun import joined, local_rank, restarts, started_by_torchrun
@@ -67,14 +70,14 @@ class RunResult:
     Args:
         directory: The run folder.
         seeds: One result a seed, in the order of the experiment; fewer after an interruption.
-        prepared: The data that was used.
+        prepared: The data that was used, of models that predict clicks.
         oracle: Best reachable metrics by split, where known.
         prepare_seconds: Wall time until the data was ready, from the cache or made.
     """
 
     directory: Path
     seeds: tuple[SeedResult, ...]
-    prepared: Prepared
+    prepared: Prepared | None
     oracle: Mapping[str, Mapping[str, float]]
     prepare_seconds: float
 
@@ -112,7 +115,7 @@ class RunResult:
 
 
 def run(
-    experiment: Experiment, run_dir: Path | str, options: RunOptions | None = None
+    experiment: Experiment | CFExperiment, run_dir: Path | str, options: RunOptions | None = None
 ) -> RunResult:
     """Prepares the data (cached), trains every seed, judges and saves each.
 
@@ -142,7 +145,9 @@ def run(
         return _run(experiment, directory, options, ranks)
 
 
-def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ranks) -> RunResult:
+def _run(
+    experiment: Experiment | CFExperiment, directory: Path, options: RunOptions, ranks: Ranks
+) -> RunResult:
     """The job on this rank, or on ``options.ranks`` new ones."""
     count = max(options.ranks, ranks.world_size)
     resolve_backend(experiment.embedding.backend, _device(options), count)
@@ -165,9 +170,14 @@ def _run(experiment: Experiment, directory: Path, options: RunOptions, ranks: Ra
 
         options = dataclasses.replace(options, resume=ranks.on_first(take))
         start = time.perf_counter()
-        prepared, oracle = _prepared(experiment, Path(options.cache_dir), ranks)
+        prepared, oracle = None, {}
+        if isinstance(experiment, CFExperiment):
+            _fetched(experiment, Path(options.cache_dir), ranks)
+        else:
+            prepared, oracle = _prepared(experiment, Path(options.cache_dir), ranks)
         ready = time.perf_counter() - start
-        arguments = experiment, directory, options, prepared.directory, oracle
+        folder = None if prepared is None else prepared.directory
+        arguments = experiment, directory, options, folder, oracle
         if options.ranks > 1:
             seeds = launch(train_seeds, arguments, options.ranks, options.timeout_s)
         else:
@@ -210,11 +220,23 @@ def _prepared(
     return found or make()
 
 
+def _fetched(experiment: CFExperiment, cache: Path, ranks: Ranks) -> None:
+    """Files are fetched and made by the first rank, then by the first of every other host."""
+
+    def make() -> None:
+        dataset = experiment.dataset.build()
+        dataset.splits(cache)
+        dataset.knowledge(cache)
+
+    ranks.patiently(make, ranks.first)
+    ranks.patiently(make, local_rank() == 0 and not ranks.first)
+
+
 def train_seeds(
-    experiment: Experiment,
+    experiment: Experiment | CFExperiment,
     directory: Path,
     options: RunOptions,
-    prepared_dir: Path,
+    prepared_dir: Path | None,
     oracle: Mapping[str, Mapping[str, float]],
 ) -> tuple[SeedResult, ...]:
     """Every seed after the other, on this rank. Complete ones are taken as they are.
@@ -223,10 +245,10 @@ def train_seeds(
         experiment: What to train on what.
         directory: The run folder.
         options: Of the run.
-        prepared_dir: The prepared data.
+        prepared_dir: The prepared data, of models that predict clicks.
         oracle: Best reachable metrics by split, where known.
     """
-    prepared = Prepared.load(prepared_dir)
+    prepared = None if prepared_dir is None else Prepared.load(prepared_dir)
     threads, was = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if experiment.train.num_threads is not None:
         torch.set_num_threads(experiment.train.num_threads)
@@ -244,19 +266,18 @@ def train_seeds(
             if options.resume and _complete(folder, experiment):
                 results.append(SeedResult.load(folder))
                 continue
-            job = SeedJob(
-                experiment=experiment,
-                prepared=prepared,
-                oracle=oracle,
-                seed=seed,
-                directory=folder,
-                resume=options.resume,
-                show=options.show,
-                device=_device(options),
-                on_evaluation=options.on_evaluation,
-                storage=storage,
-                report=options.report,
-            )
+            shared: dict[str, Any] = {
+                "seed": seed, "directory": folder, "resume": options.resume,
+                "show": options.show, "device": _device(options),
+                "on_evaluation": options.on_evaluation, "storage": storage,
+                "report": options.report,
+            }  # fmt: skip
+            job: SeedJob | RankingJob
+            if isinstance(experiment, CFExperiment):
+                job = RankingJob(experiment, Path(options.cache_dir), **shared)
+            else:
+                assert prepared is not None
+                job = SeedJob(experiment, prepared, oracle, **shared)
             results.append(job.run())
             if results[-1].fit.interrupted:
                 break
@@ -267,14 +288,14 @@ def _device(options: RunOptions) -> str:
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _complete(folder: Path, experiment: Experiment) -> bool:
+def _complete(folder: Path, experiment: Experiment | CFExperiment) -> bool:
     """Whether a seed is done, and no more or less training was asked for since."""
     done = (folder / "result.json").is_file()
-    return done and SeedResult.load(folder).goal == goal_of(experiment)
+    return done and SeedResult.load(folder).goal == goal_of(experiment.train)
 
 
 def _summary(result: RunResult) -> dict[str, object]:
-    splits = [name for name in ("valid", "test") if name in result.prepared.split_rows]
+    splits = [name for name in ("valid", "test") if result.spread(name)]
     return {
         "seeds": [seed.seed for seed in result.seeds],
         "metrics": {split: result.spread(split) for split in splits},

@@ -222,7 +222,9 @@ class Trainer:
         if progress.batch == 0:
             self._loader.set_epoch(progress.epoch)
         self._num_batches = self._batches_of_epoch()
-        marks = _evaluation_marks(self._num_batches, config.evaluations_per_epoch)
+        marks = {self._num_batches}
+        if config.epochs_per_evaluation == 1:
+            marks = _evaluation_marks(self._num_batches, config.evaluations_per_epoch)
         batches = iter(self._loader)
         while progress.batch < self._num_batches:
             mark = min(mark for mark in marks if mark > progress.batch)
@@ -237,7 +239,8 @@ class Trainer:
             at_mark = progress.batch == mark
             if progress.batch == self._num_batches:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
-            if at_mark or progress.step >= self._num_steps:
+            due = at_mark and (progress.batch or progress.epoch % config.epochs_per_evaluation == 0)
+            if due or progress.step >= self._num_steps:
                 self._evaluate()
             self.task.forget()
             if stop and not progress.stopped:

@@ -139,6 +139,7 @@ def train_cell(
     result = run(experiment, folder, RunOptions(cache_dir, resume=again, show="none"))
     if result.interrupted:
         raise TrainingError(f"{folder} was interrupted; run the comparison again to go on.")
+    assert result.prepared is not None
     judged = [
         judge(seed.directory, result.prepared, experiment, ("fp32", *dtypes))
         for seed in result.seeds

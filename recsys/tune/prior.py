@@ -196,7 +196,7 @@ def _scores(task: Task, say: Callable[[str], None]) -> dict[str, float]:
     if result.interrupted:
         raise KeyboardInterrupt
     model = load_artefact(folder).model
-    assert isinstance(model, CTRModel)
+    assert isinstance(model, CTRModel) and result.prepared is not None
     scores = field_importance(model, result.prepared)
     path.write_text(json.dumps(scores, indent=1))
     return scores

@@ -1,0 +1,195 @@
+"""A trained collaborative filter as a folder: weights, ids, what was seen, vectors.
+
+    model.json             as of any model, see `recsys.serving.folder`
+    model.safetensors      weights
+    users.parquet          ids of users by number
+    items.parquet          ids of items by number
+    train.parquet          the pairs that the model was built from: user, item, weight
+    seen.parquet           pairs of other splits, which are left out of recommendations too
+    knowledge/             the knowledge graph, if there is one
+    vectors.safetensors    final vectors of users and items, for models that have them
+
+Stability: caller
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys.cf import CFModel, EmbeddingModel
+from recsys.config import class_path
+from recsys.config_problems import describe
+from recsys.errors import CheckpointError
+from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.interactions import Interactions, Names
+from recsys.graph.knowledge import KnowledgeGraph
+from recsys.serving.artefact import WEIGHTS
+from recsys.serving.folder import (
+    MANIFEST,
+    artefact_folder,
+    read_manifest,
+    trusted_class,
+    verify,
+    write_folder,
+)
+
+VECTORS = "vectors.safetensors"
+_USERS, _ITEMS, _TRAIN, _SEEN = "users.parquet", "items.parquet", "train.parquet", "seen.parquet"
+_KNOWLEDGE = "knowledge"
+
+
+class Stored(NamedTuple):
+    """What a folder holds."""
+
+    model: CFModel
+    """In eval mode, on the CPU, with its vectors where it has any."""
+    train: Interactions
+    """What it was built from."""
+    seen: Interactions
+    """All pairs that were known, those of ``train`` too."""
+    metadata: dict[str, Any]
+    """What the trainer wrote down."""
+
+
+def save_recommender(
+    directory: Path | str,
+    model: CFModel,
+    train: Interactions,
+    others: Sequence[Interactions] = (),
+    metadata: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Writes a collaborative filter, whole or not at all; replaces an older one.
+
+    Args:
+        directory: The folder.
+        model: In eval mode.
+        train: What it was built from.
+        others: Interactions of other splits, with the same users and items.
+        metadata: Whatever else should travel along, as JSON values.
+        state: Weights to write instead of ``model.state_dict()``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder exists and is not an artefact.
+    """
+
+    def write(draft: Path) -> None:
+        weights = model.state_dict() if state is None else state
+        save_file({n: t.detach().contiguous().clone() for n, t in weights.items()},
+                  str(draft / WEIGHTS))  # fmt: skip
+        for name, names in ((_USERS, train.users), (_ITEMS, train.items)):
+            pq.write_table(pa.table({"id": pa.array(names.values)}), draft / name)
+        _write_pairs(draft / _TRAIN, [train], model.graph.weight is not None)
+        _write_pairs(draft / _SEEN, others, False)
+        if model.graph.knowledge is not None:
+            _write_knowledge(draft / _KNOWLEDGE, model.graph.knowledge)
+        if isinstance(model, EmbeddingModel):
+            users, items = model.vectors()
+            vectors = {"user": users.clone().contiguous(), "item": items.clone().contiguous()}
+            save_file(vectors, str(draft / VECTORS))
+
+    return write_folder(directory, model, metadata or {}, write)
+
+
+def load_recommender(
+    directory: Path | str, model_class: type[CFModel] | None = None, weights: bool = True
+) -> Stored:
+    """Reads a collaborative filter after checking every file against its checksum.
+
+    Args:
+        directory: The folder, or a run folder with ``model/`` in it.
+        model_class: The model's class, where it is not one of ``recsys.models``.
+        weights: Whether to read the weights of a model with vectors too: without them it can
+            serve, but neither be trained further nor encode anew.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or of another format version, the class is
+            not trusted, or weights and config do not fit.
+    """
+    folder = artefact_folder(directory)
+    manifest = read_manifest(folder)
+    verify(folder, manifest["files"], (WEIGHTS, _USERS, _ITEMS, _TRAIN, _SEEN), _KNOWLEDGE)
+    cls = trusted_class(folder, manifest["class"], CFModel, model_class)
+    try:
+        config = cls.Config.model_validate(manifest["config"])
+    except ValidationError as error:
+        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
+        raise CheckpointError(
+            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
+            f"  {problems}"
+        ) from None
+    names = [Names(pq.read_table(folder / name)["id"].to_numpy()) for name in (_USERS, _ITEMS)]
+    train = _read_pairs(folder / _TRAIN, names[0], names[1])
+    seen = train.union(_read_pairs(folder / _SEEN, names[0], names[1]))
+    knowledge = _read_knowledge(folder / _KNOWLEDGE) if (folder / _KNOWLEDGE).is_dir() else None
+    graph = InteractionGraph.of(train, knowledge, weighted=train.weight is not None)
+    model = cast(Any, cls)(config, graph)
+    try:
+        if weights or not isinstance(model, EmbeddingModel):
+            model.load_state_dict(load_file(str(folder / WEIGHTS)))
+        model.eval()
+        if isinstance(model, EmbeddingModel):
+            vectors = load_file(str(folder / VECTORS))
+            model.keep_vectors(vectors["user"], vectors["item"])
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
+        ) from None
+    return Stored(model, train, seen, manifest["metadata"])
+
+
+def _write_pairs(path: Path, parts: Sequence[Interactions], weighted: bool) -> None:
+    columns: dict[str, Any] = {
+        name: np.concatenate([np.zeros(0, np.int32), *(getattr(p, name) for p in parts)]).astype(
+            np.int32
+        )
+        for name in ("user", "item")
+    }
+    if weighted:
+        columns["weight"] = np.concatenate([p.weight for p in parts if p.weight is not None])
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _read_pairs(path: Path, users: Names, items: Names) -> Interactions:
+    table = pq.read_table(path)
+    user, item = (table[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+    weight = table["weight"].to_numpy() if "weight" in table.column_names else None
+    order = np.lexsort((item, user))
+    weight = None if weight is None else weight[order]
+    return Interactions(users, items, user[order], item[order], weight=weight)
+
+
+def _write_knowledge(folder: Path, graph: KnowledgeGraph) -> None:
+    folder.mkdir()
+    triples = {name: getattr(graph, name) for name in ("head", "relation", "tail")}
+    pq.write_table(pa.table(triples), folder / "triples.parquet", compression="zstd")
+    pq.write_table(pa.table({"id": pa.array(graph.entities.values)}), folder / "entities.parquet")
+    table = pa.table({"id": pa.array(graph.relations.values)})
+    metadata = {b"num_items": str(graph.num_items).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "relations.parquet")
+
+
+def _read_knowledge(folder: Path) -> KnowledgeGraph:
+    triples = pq.read_table(folder / "triples.parquet")
+    relations = pq.read_table(folder / "relations.parquet")
+    return KnowledgeGraph(
+        entities=Names(pq.read_table(folder / "entities.parquet")["id"].to_numpy()),
+        relations=Names(relations["id"].to_numpy()),
+        num_items=int((relations.schema.metadata or {})[b"num_items"]),
+        head=triples["head"].to_numpy(),
+        relation=triples["relation"].to_numpy(),
+        tail=triples["tail"].to_numpy(),
+    )

@@ -1,0 +1,228 @@
+"""One seed of a collaborative filter, on one rank: build, fit or train, judge, save.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recsys.cf import CFModel, EmbeddingModel, FittedModel
+from recsys.cf_config import CFExperiment
+from recsys.embeddings.backend import resolve_backend
+from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import ConfigError, DataError
+from recsys.evaluate.evaluation import without_nan
+from recsys.evaluate.ranking import RankingEvaluation, RankingOptions, evaluate_ranking
+from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.interactions import Interactions, InteractionSplits
+from recsys.graph.sampling import PairLoader
+from recsys.serving.recommender_folder import save_recommender
+from recsys.train.backend import attach_tables
+from recsys.train.display import Show
+from recsys.train.environment import environment
+from recsys.train.folder import write_json
+from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
+from recsys.train.ranking_card import RankingCard, write_ranking_card
+from recsys.train.ranking_plots import draw_ranking
+from recsys.train.ranking_task import RankingTask, Validation
+from recsys.train.ranks import Ranks
+from recsys.train.state import seed_everything
+from recsys.train.storage import Place
+from recsys.train.tracking import read_metrics
+from recsys.train.trainer import FitResult, Trainer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RankingJob:
+    """What to do for one seed.
+
+    Args:
+        experiment: What to train.
+        cache_dir: Where data is fetched to.
+        seed: Of this job.
+        directory: Its folder.
+        resume: Go on from the last checkpoint if there is one.
+        show: How to show progress.
+        device: ``cpu`` or ``cuda``.
+        on_evaluation: Called on every rank with the step and the validation metrics.
+        storage: Where checkpoints lie instead, if ranks do not share the folder.
+        report: Whether there are results by user, plots and a model card beside the model.
+    """
+
+    experiment: CFExperiment
+    cache_dir: Path
+    seed: int
+    directory: Path
+    resume: bool
+    show: Show
+    device: str
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    storage: Place | None = None
+    report: bool = True
+
+    def run(self) -> SeedResult:
+        """Fits or trains, takes the best weights, judges and saves them.
+
+        Raises:
+            RecsysError: Data is bad, or training went wrong.
+        """
+        ranks = Ranks.current()
+        if ranks.first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "result.json").unlink(missing_ok=True)
+            write_json(self.directory / "environment.json", environment())
+        start = time.perf_counter()
+        dataset = self.experiment.dataset.build()
+        splits = dataset.splits(self.cache_dir)
+        if len(splits.train) == 0:
+            raise DataError(
+                f"{self.experiment.dataset.class_path}: the training split has no interaction. "
+                "Lower the k-core or the share of validation and test."
+            )
+        knowledge = dataset.knowledge(self.cache_dir)
+        graph = InteractionGraph.of(splits.train, knowledge, self.experiment.weighted)
+        self._say_data(splits)
+        backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
+        seed_everything(self.seed)
+        model = self.experiment.model.build(graph)
+        tables: EmbeddingOptimizer | None = None
+        step = 0
+        if isinstance(model, FittedModel):
+            fit = self._fit(model)
+        elif isinstance(model, EmbeddingModel):
+            model.reset_parameters(self.seed)
+            model.to(self.device)
+            tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+            fit, trainer = self._train(model, tables, splits, ranks)
+            if not fit.interrupted:
+                step = int(trainer.load_best().state["progress"]["step"])
+        else:
+            raise ConfigError(
+                f"model.class: {self.experiment.model.class_path} is neither fitted nor trained "
+                "here. Derive it from FittedModel or EmbeddingModel."
+            )
+        result = SeedResult(
+            seed=self.seed, directory=self.directory, fit=fit, metrics={},
+            table_bytes=table_bytes(model, tables, ranks), num_parameters=num_parameters(model),
+            seconds={"train": fit.seconds, "fit": time.perf_counter() - start}, backend=backend,
+            plan="", goal=goal_of(self.experiment.train),
+        )  # fmt: skip
+        if fit.interrupted:
+            return result
+        model.eval()
+        fitted = time.perf_counter()
+        evaluations = self._judge(model, splits, ranks)
+        result = dataclasses.replace(
+            result, metrics={name: found.metrics for name, found in evaluations.items()}
+        )
+        if isinstance(model, EmbeddingModel):
+            model.vectors()  # every rank, for tables that are shared out
+        if ranks.first:
+            self._save(model, splits, evaluations, result, step)
+            result.seconds["report"] = time.perf_counter() - fitted
+            result.save()
+        ranks.wait()
+        return result
+
+    def _say(self, text: str) -> None:
+        if Ranks.current().first and self.show != "none":
+            tqdm.write(text, file=sys.stderr)
+
+    def _say_data(self, splits: InteractionSplits) -> None:
+        train = splits.train
+        parts = ", ".join(f"{name} {len(part):,}" for name, part in splits.items())
+        self._say(f"{train.num_users:,} users, {train.num_items:,} items; {parts} interactions")
+        for name, count in splits.report.items():
+            if count:
+                self._say(f"  {name.replace('_', ' ')}: {count:,}")
+
+    def _fit(self, model: FittedModel) -> FitResult:
+        start = time.perf_counter()
+        model.fit(self._say)
+        seconds = time.perf_counter() - start
+        self._say(f"fitted in {seconds:.1f} s")
+        return FitResult(0, model.graph.num_edges, seconds, {}, -1, "finished")
+
+    def _train(
+        self,
+        model: EmbeddingModel,
+        tables: EmbeddingOptimizer | None,
+        splits: InteractionSplits,
+        ranks: Ranks,
+    ) -> tuple[FitResult, Trainer]:
+        experiment = self.experiment
+        # After the start values, which depend on the seed alone: dropout differs by rank.
+        seed_everything((self.seed * 1_000_003 + ranks.rank) % 2**32)
+        task = RankingTask(model, experiment.train, experiment.evaluation, tables, ranks)
+        trainer = Trainer(
+            task, tables, self.directory, self.show, on_evaluation=self.on_evaluation,
+            storage=self.storage,
+        )  # fmt: skip
+        loader = PairLoader(
+            model.graph, experiment.sampling, experiment.train.batch_size, self.seed, ranks.rank,
+            ranks.world_size, model.pair_scores,
+        )  # fmt: skip
+        valid = None
+        if splits.valid is not None and len(splits.valid):
+            users = experiment.train.valid_users
+            valid = Validation.of(splits.train, splits.valid, users, self.seed)
+        resume = self.resume and trainer.checkpoints.exists()
+        return trainer.fit(loader, valid, resume=resume), trainer
+
+    def _judge(
+        self, model: CFModel, splits: InteractionSplits, ranks: Ranks
+    ) -> dict[str, RankingEvaluation]:
+        """Validation against what was trained on; test against both."""
+        config = self.experiment.evaluation
+        options = RankingOptions(
+            ks=config.ks,
+            bootstrap_samples=config.bootstrap_samples if ranks.first else 0,
+            slice_groups=config.slice_groups,
+            cold_below=config.cold_below,
+        )
+        found: dict[str, RankingEvaluation] = {}
+        seen = splits.train
+        for name in ("valid", "test"):
+            relevant: Interactions | None = getattr(splits, name)
+            if relevant is not None and len(relevant):
+                found[name] = evaluate_ranking(model, seen, relevant, options)
+                seen = seen.union(relevant)
+        return found
+
+    def _save(
+        self,
+        model: CFModel,
+        splits: InteractionSplits,
+        evaluations: Mapping[str, RankingEvaluation],
+        result: SeedResult,
+        step: int,
+    ) -> None:
+        folder = self.directory
+        metadata = {
+            "seed": self.seed,
+            "step": step,
+            "metrics": without_nan(result.metrics),
+            "experiment": self.experiment.model_dump(mode="json"),
+        }
+        others = [part for part in (splits.valid, splits.test) if part is not None]
+        save_recommender(folder / "model", model, splits.train, others, metadata)
+        if not self.report:
+            return
+        for name, found in evaluations.items():
+            found.per_user.write(folder / f"users-{name}.parquet")
+        write_json(
+            folder / "evaluation.json",
+            {name: found.to_json() for name, found in evaluations.items()},
+        )
+        pictures = draw_ranking(folder / "plots", read_metrics(folder), evaluations)
+        env = json.loads((folder / "environment.json").read_text())
+        card = RankingCard(self.experiment, splits, evaluations, result, step, env, pictures)
+        write_ranking_card(folder, card)
