@@ -112,7 +112,7 @@ def _edge_dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     out = left.new_empty(pattern.num_edges)
     parts = zip(*(t.split(_EDGES_AT_ONCE) for t in (pattern.row, pattern.col, out)))
     for row, col, part in parts:
-        torch.sum(left[row] * right[col], 1, out=part)
+        torch.sum(left.index_select(0, row) * right.index_select(0, col), 1, out=part)
     return out
 
 
@@ -125,9 +125,9 @@ class RowSoftmax(torch.autograd.Function):
         row = pattern.row
         most = torch.segment_reduce(scores, "max", offsets=pattern.indptr, axis=0)
         most.masked_fill_(most == -torch.inf, 0)  # all scores of a row are -inf: zeros, no NaN
-        raised = (scores - most[row]).exp()
+        raised = (scores - most.index_select(0, row)).exp()
         total = torch.segment_reduce(raised, "sum", offsets=pattern.indptr, axis=0)
-        out = raised / total.clamp_min_(torch.finfo(total.dtype).tiny)[row]
+        out = raised / total.clamp_min_(torch.finfo(total.dtype).tiny).index_select(0, row)
         ctx.pattern = pattern
         ctx.save_for_backward(out)
         return out
@@ -139,4 +139,4 @@ class RowSoftmax(torch.autograd.Function):
         (out,), pattern = ctx.saved_tensors, ctx.pattern
         shares = grads[0] * out
         total = torch.segment_reduce(shares, "sum", offsets=pattern.indptr, axis=0)
-        return shares - out * total[pattern.row], None
+        return shares - out * total.index_select(0, pattern.row), None

@@ -113,23 +113,24 @@ class Pattern:
             back, self.symmetric,
         )  # fmt: skip
 
-    def take(self, keep: Tensor) -> Pattern:
+    def take(self, kept: Tensor) -> Pattern:
         """Some of the edges, in the same order.
 
         Args:
-            keep: Which, (E,) bool.
+            kept: Their positions, rising, int64.
         """
-        kept_before = torch.zeros(self.num_edges + 1, dtype=torch.int64, device=keep.device)
-        torch.cumsum(keep, 0, out=kept_before[1:])
-        t_keep = keep[self.mirror]
-        indptr, col = kept_before[self.indptr], self.col[keep]
-        symmetric = self.symmetric and torch.equal(keep, t_keep)
-        t_indptr, t_col = indptr, col
+        stays = torch.zeros(self.num_edges, dtype=torch.bool, device=kept.device)
+        stays[kept] = True
+        before = _counts_before(stays)
+        indptr, col = before[self.indptr], self.col.index_select(0, kept)
+        t_stays = stays.index_select(0, self.mirror)
+        symmetric = self.symmetric and torch.equal(stays, t_stays)
+        t_kept, t_indptr, t_col = kept, indptr, col
         if not symmetric:
-            t_before = torch.zeros_like(kept_before)
-            torch.cumsum(t_keep, 0, out=t_before[1:])
-            t_indptr, t_col = t_before[self.transposed_indptr], self.transposed_col[t_keep]
-        mirror = kept_before[self.mirror[t_keep]].to(self.mirror.dtype)
+            t_kept = t_stays.nonzero()[:, 0]
+            t_indptr = _counts_before(t_stays)[self.transposed_indptr]
+            t_col = self.transposed_col.index_select(0, t_kept)
+        mirror = before.to(self.mirror.dtype).index_select(0, self.mirror.index_select(0, t_kept))
         return Pattern(indptr, col, self.num_cols, t_indptr, t_col, mirror, symmetric)
 
     def to(self, device: torch.device | str) -> Pattern:
@@ -157,6 +158,13 @@ def _check(row: Tensor, col: Tensor, num_rows: int, num_cols: int) -> None:
                 f"edges: expected `{name}` from 0 to {count - 1}, got {int(numbers.min())} to "
                 f"{int(numbers.max())}."
             )
+
+
+def _counts_before(chosen: Tensor) -> Tensor:
+    """How many are chosen before each position, and in all, one more than ``chosen``."""
+    counts = torch.zeros(len(chosen) + 1, dtype=torch.int64, device=chosen.device)
+    torch.cumsum(chosen, 0, out=counts[1:])
+    return counts
 
 
 def _transposed(indptr: Tensor, col: Tensor, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:

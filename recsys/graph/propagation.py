@@ -176,13 +176,13 @@ class Adjacency:
     def transposed_values(self) -> Tensor:
         """Values in the order of the transpose, without gradient, (E,)."""
         if self.values.requires_grad:  # an optimizer may change them
-            return self.values.detach()[self.pattern.mirror]
+            return self.values.detach().index_select(0, self.pattern.mirror)
         return self._transposed_values
 
     @functools.cached_property
     def _transposed_values(self) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            return self.values[self.pattern.mirror]
+            return self.values.index_select(0, self.pattern.mirror)
 
     @property
     def T(self) -> Adjacency:
@@ -190,7 +190,9 @@ class Adjacency:
         if self.symmetric:
             return self
         return Adjacency(
-            self.pattern.transpose(), self.values[self.pattern.mirror], loops=self.loops
+            self.pattern.transpose(),
+            self.values.index_select(0, self.pattern.mirror),
+            loops=self.loops,
         )
 
     def to_dense(self) -> Tensor:
@@ -335,7 +337,7 @@ class Adjacency:
         """
         draws = _draws(self.num_edges, p, generator, self.device)
         if self.pattern.symmetric:
-            draws = draws[self.pattern.pairs]
+            draws = draws.index_select(0, self.pattern.pairs)
         return self._take(draws >= p, p, renormalize)
 
     def drop_nodes(
@@ -360,7 +362,8 @@ class Adjacency:
         rows, cols = self.shape
         kept = _draws(rows, p, generator, self.device) >= p
         kept_cols = kept if rows == cols else _draws(cols, p, generator, self.device) >= p
-        return self._take(kept[self.row] & kept_cols[self.col], 1 - (1 - p) ** 2, renormalize)
+        both = kept.index_select(0, self.row) & kept_cols.index_select(0, self.col)
+        return self._take(both, 1 - (1 - p) ** 2, renormalize)
 
     def random_walk(
         self,
@@ -388,16 +391,17 @@ class Adjacency:
     def _take(self, keep: Tensor, dropped: float, renormalize: bool) -> Adjacency:
         """Some of the edges, and all self-loops that were added."""
         scale: Any = 1 - dropped
-        if self.loops:
-            loop = self.row == self.col
-            keep = keep | loop
-            scale = torch.where(loop[keep], 1.0, scale)
-        pattern = self.pattern.take(keep)
-        weights = None if self.weights is None else self.weights[keep]
+        loop = self.row == self.col if self.loops else None
+        kept = (keep if loop is None else keep | loop).nonzero()[:, 0]
+        if loop is not None:
+            scale = torch.where(loop[kept], 1.0, scale)
+        pattern = self.pattern.take(kept)
+        weights = None if self.weights is None else self.weights.index_select(0, kept)
         if renormalize and self.norm != "none":
             values = _normalized(pattern, weights, self.norm)
         else:
-            values = self.values[keep] if renormalize else self.values[keep] / scale
+            values = self.values.index_select(0, kept)
+            values = values if renormalize else values / scale
         return Adjacency(pattern, values, self.norm, weights, loops=self.loops)
 
 
@@ -412,12 +416,13 @@ def _normalized(pattern: Pattern, weights: Tensor | None, norm: Norm) -> Tensor:
         return torch.ones(pattern.num_edges, device=pattern.col.device)
     row_sums = _row_sums(pattern.indptr, weights)
     if norm == "row":
-        scale = row_sums.reciprocal().nan_to_num_(0, 0, 0)[pattern.row]
+        scale = row_sums.reciprocal().nan_to_num_(0, 0, 0).index_select(0, pattern.row)
     else:
-        t_weights = None if weights is None else weights[pattern.mirror]
+        t_weights = None if weights is None else weights.index_select(0, pattern.mirror)
         col_sums = _row_sums(pattern.transposed_indptr, t_weights)
         left, right = (sums.rsqrt().nan_to_num_(0, 0, 0) for sums in (row_sums, col_sums))
-        scale = left[pattern.row] * right[pattern.col]  # the same value in both directions
+        # The same value in both directions, to the bit.
+        scale = left.index_select(0, pattern.row) * right.index_select(0, pattern.col)
     return scale if weights is None else weights * scale
 
 

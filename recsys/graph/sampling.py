@@ -123,15 +123,18 @@ class PairLoader:
             more = torch.arange(self.world_size - len(pairs)) % len(order)
             pairs = torch.cat([pairs, order[more]])
         mine = pairs[self.rank :: self.world_size]
-        return self._sampler.complete(self.graph.user[mine], self.graph.item[mine], generator)
+        user, item = (t.index_select(0, mine) for t in (self.graph.user, self.graph.item))
+        return self._sampler.complete(user, item, generator)
 
     def _of_users(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Users drawn uniformly, and one item of each."""
         at = torch.randint(len(self._active), (count,), generator=generator)
-        user = self._active[at]
+        user = self._active.index_select(0, at)
+        degrees = self._degrees.index_select(0, user)
         draws = torch.rand(count, dtype=torch.float64, generator=generator)
-        within = torch.minimum((draws * self._degrees[user]).long(), self._degrees[user] - 1)
-        return user, self.graph.item[self._offsets[user] + within]
+        within = torch.minimum((draws * degrees).long(), degrees - 1)
+        places = self._offsets.index_select(0, user) + within
+        return user, self.graph.item.index_select(0, places)
 
     def _generator(self, *place: int) -> torch.Generator:
         """Of all draws at one place."""

@@ -80,7 +80,7 @@ def test_any_edges_repeated_ones_too(operator):
     assert torch.equal(adj.row, row[adj.edge_order].int())
     assert torch.equal(adj.values, values[adj.edge_order])
     keep = values[adj.edge_order] > 0.5
-    taken = adj.pattern.take(keep)
+    taken = adj.pattern.take(keep.nonzero()[:, 0])
     kept = Adjacency(taken, adj.values[keep])
     left = torch.where(values > 0.5, values, 0)
     wanted = torch.zeros(rows, cols).index_put((row, col), left, accumulate=True)
