@@ -34,7 +34,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from recsys.errors import ConfigError
-from recsys.tune.space import Space, dtypes_of
+from recsys.tune.space import TWIN_OF, Space, dtypes_of
 from recsys.tune.sweep import PrunerConfig, SamplerConfig
 
 
@@ -42,7 +42,7 @@ class Seeded(BaseSampler):
     """A sampler whose draws for a trial depend on the seed, the trial and those before it.
 
     Trials that failed do not count: what is drawn after a trial that was killed and tried again is
-    what would have been drawn without that.
+    what would have been drawn without that. Neither do those that were not drawn (twins).
 
     Args:
         config: Which sampler.
@@ -56,11 +56,13 @@ class Seeded(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Starts the random numbers of this trial."""
-        lost = sum(
+        place = sum(
             other.number < trial.number
-            for other in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            and other.state != TrialState.FAIL
+            and TWIN_OF not in other.user_attrs
+            for other in study.get_trials(deepcopy=False)
         )
-        text = f"{self._config.seed}/{trial.number - lost}".encode()
+        text = f"{self._config.seed}/{place}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little") >> 1
         self._inner = make_sampler(self._config, self._space, self._parallel, seed)
         self._inner.before_trial(study, trial)

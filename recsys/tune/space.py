@@ -29,6 +29,9 @@ from recsys.tune.domain import AnyDomain, Asker, Choice, Domain, OneOf, read_dom
 
 SERVE = "serve.dtype"
 """The one place outside the experiment: how the trained tables are stored."""
+TWIN_OF = "twin_of"
+"""Attribute of a trial that was not trained itself: number of the one that was, see
+`recsys.tune.twins`."""
 _PATTERN = re.compile(
     r"^(?P<before>.*?)\.(?P<which>\*@\w[\w-]*|\*|@\w[\w-]*|\[[^\]]*\])(?P<after>(\..*)?)$"
 )

@@ -34,7 +34,7 @@ from recsys.errors import ConfigError
 from recsys.train.folder import write_json
 from recsys.tune.halving import first_front, losses
 from recsys.tune.samplers import Seeded, make_pruner
-from recsys.tune.space import Space
+from recsys.tune.space import TWIN_OF, Space
 from recsys.tune.sweep import Sweep
 
 STALE_S = 300.0
@@ -355,5 +355,5 @@ def _row(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRow:
         dtype=attrs.get("dtype", "fp32"),
         facts=facts,
         folder=attrs.get("folder", ""),
-        twin_of=attrs.get("twin_of"),
+        twin_of=attrs.get(TWIN_OF),
     )

@@ -14,11 +14,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from recsys.tune.space import SERVE, Space, dtypes_of
+from recsys.tune.space import SERVE, TWIN_OF, Space, dtypes_of
 from recsys.tune.study import Study
-
-TWIN_OF = "twin_of"
-"""The attribute with the number of the trial that was trained."""
 
 
 def other_dtypes(space: Space, dtype: str) -> tuple[str, ...]:
