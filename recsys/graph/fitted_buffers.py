@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from recsys.errors import DataError, TrainingError
+from recsys.graph.products import size
 
 
 class FittedBuffers(nn.Module):
@@ -85,9 +86,26 @@ def check_history(history: csr_array, num_items: int) -> None:
     Raises:
         DataError: It has another width.
     """
-    if history.ndim != 2 or history.shape[1] != num_items:
+    if size(history)[1] != num_items:
         raise DataError(
-            f"expected a history with {num_items} columns, one an item, got shape {history.shape}."
+            f"expected a history with {num_items} columns, one an item, got {size(history)[1]}."
+        )
+
+
+def check_weights(matrix: csr_array) -> None:
+    """Refuses pairs whose weights are negative, or no numbers.
+
+    Args:
+        matrix: Sparse (U, I).
+
+    Raises:
+        DataError: There is one.
+    """
+    wrong = ~(matrix.data >= 0) | np.isinf(matrix.data)
+    if wrong.any():
+        raise DataError(
+            f"expected weights of pairs from 0, got {matrix.data[wrong][0]}. Train without weights "
+            "(`weighted: false`), or shift them."
         )
 
 
@@ -110,8 +128,8 @@ def buffers_of(matrix: csr_array) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         matrix: float32.
     """
-    small = max(matrix.nnz, *matrix.shape) < 2**31
+    small = max(matrix.nnz, *size(matrix)) < 2**31
     dtype = np.int32 if small else np.int64
-    positions = (matrix.indptr.astype(dtype), matrix.indices.astype(dtype))
+    indptr, indices = matrix.indptr.astype(dtype), matrix.indices.astype(dtype)
     values = matrix.data.astype(np.float32, copy=False)
-    return (*(torch.from_numpy(part) for part in positions), torch.from_numpy(values))
+    return torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(values)

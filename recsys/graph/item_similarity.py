@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, vstack
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from recsys.graph.fitted_buffers import FittedBuffers, buffers_of, check_history, csr_of
-from recsys.graph.products import sparse_dense, sparse_sparse
+from recsys.graph.products import dense, scaled, size, sparse_dense, sparse_sparse, sums
 
 _BLOCK_ENTRIES = 1 << 25  # entries that a block of rows may at most have
 
@@ -90,7 +90,7 @@ class ItemWeights(FittedBuffers):
         """
         self.require(self.is_sparse or len(self.dense) > 0)
         if self.is_sparse:
-            return torch.from_numpy(self.matrix()[rows.numpy()][:, [column]].toarray()[:, 0])
+            return torch.from_numpy(dense(self.matrix()[rows.numpy()][:, [column]])[:, 0])
         return self.dense[rows.to(self.dense.device), column].cpu()
 
     def rows(self, rows: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class ItemWeights(FittedBuffers):
         """
         self.require(self.is_sparse or len(self.dense) > 0)
         if self.is_sparse:
-            return torch.from_numpy(self.matrix()[rows.numpy()].toarray())
+            return torch.from_numpy(dense(self.matrix()[rows.numpy()]))
         return self.dense[rows.to(self.dense.device)].cpu()
 
 
@@ -127,7 +127,7 @@ def neighbours(
         Sparse (I, I) float32 with at most ``top_k`` positive entries a row. Of equal ones those of
         lower numbers are kept.
     """
-    blocks = []
+    blocks, total = [], size(left)[0]
     for start, stop in row_blocks(left, right):
         block = csr_array(left[start:stop] @ right)
         block.sort_indices()
@@ -135,7 +135,7 @@ def neighbours(
         row = np.repeat(np.arange(start, stop), np.diff(block.indptr))
         block = kept(block, (block.indices != row) & (block.data > 0))
         blocks.append(top_of_rows(block, top_k))
-        say(f"neighbours of {stop:,} of {left.shape[0]:,} items")
+        say(f"neighbours of {stop:,} of {total:,} items")
     return csr_array(vstack(blocks, format="csr", dtype=np.float32))
 
 
@@ -148,10 +148,10 @@ def row_blocks(left: csr_array, right: csr_array) -> Iterator[tuple[int, int]]:
     """
     lengths = np.concatenate([[0], np.cumsum(np.diff(right.indptr)[left.indices], dtype=np.int64)])
     before = lengths[left.indptr]
-    start = 0
-    while start < left.shape[0]:
+    start, total = 0, size(left)[0]
+    while start < total:
         stop = int(np.searchsorted(before, before[start] + _BLOCK_ENTRIES, side="right")) - 1
-        stop = min(max(stop, start + 1), left.shape[0])
+        stop = min(max(stop, start + 1), total)
         yield start, stop
         start = stop
 
@@ -165,7 +165,7 @@ def kept(matrix: csr_array, mask: np.ndarray) -> csr_array:
     """
     counts = np.concatenate([[0], np.cumsum(mask)])
     parts = (matrix.data[mask], matrix.indices[mask], counts[matrix.indptr])
-    return csr_array(parts, shape=matrix.shape)
+    return csr_array(parts, shape=size(matrix))
 
 
 def top_of_rows(matrix: csr_array, top_k: int) -> csr_array:
@@ -212,12 +212,12 @@ def weighted(
     """
     if weighting == "none":
         return matrix
-    rarity = np.log((1 + matrix.shape[1]) / (1.0 + np.diff(matrix.indptr)))
+    rarity = np.log((1 + size(matrix)[1]) / (1.0 + np.diff(matrix.indptr)))
     if weighting == "tfidf":
         values = np.sqrt(matrix.data)
     else:
-        popularity = np.asarray(matrix.sum(axis=0)).ravel()
+        popularity = sums(matrix, 0)
         length = 1 - b + b * popularity / popularity.mean()
         values = matrix.data * (k1 + 1) / (matrix.data + k1 * length[matrix.indices])
-    found = csr_array((values, matrix.indices, matrix.indptr), shape=matrix.shape)
-    return csr_array(diags_array(rarity) @ found).astype(np.float32)
+    found = csr_array((values, matrix.indices, matrix.indptr), shape=size(matrix))
+    return scaled(found, rarity, None)

@@ -1,141 +1,114 @@
-"""Products of a sparse operator with rows, and softmax over its rows, with their gradients.
+"""Products of sparse matrices of users and items, the way that is quick for each shape.
 
 Stability: internal
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from recsys.graph import spmm
-from recsys.graph.pattern import Pattern
 
-if TYPE_CHECKING:
-    from recsys.graph.propagation import Adjacency
-
-_EDGES_AT_ONCE = 1 << 18  # of the plain computation of edge gradients
+_WORTH_A_CALL = 6000  # entries of a user, from where one call a user is quicker than one for all
 
 
-class Product(torch.autograd.Function):
-    """``A x``: the gradient of x is the product with the transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, adj: Adjacency) -> Tensor:
-        """The product; x is kept only where the values need a gradient."""
-        ctx.adj = adj
-        if values.requires_grad:
-            ctx.save_for_backward(x, values)
-        pattern = adj.pattern
-        return _multiply(pattern.indptr, pattern.col, values, x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
-        """Of x, and of the values."""
-        grad, adj = grads[0], ctx.adj
-        grad_x = _times_transpose(adj, grad) if ctx.needs_input_grad[0] else None
-        grad_values = None
-        if ctx.needs_input_grad[1]:
-            x, values = ctx.saved_tensors
-            grad_values = _edge_dots(adj.pattern, grad, x.detach()).to(values.dtype)
-        return grad_x, grad_values, None
+def size(matrix: Any) -> tuple[int, int]:
+    """Rows and columns of a sparse matrix (scipy's types do not say that it has two)."""
+    rows, columns = matrix.shape
+    return rows, columns
 
 
-class Polynomial(torch.autograd.Function):
-    """A sum of powers of A: the gradient is that sum of powers of the transpose."""
+def dense(matrix: Any) -> np.ndarray:
+    """A sparse matrix written out, float32."""
+    return np.asarray(matrix.toarray(), np.float32)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, adj: Adjacency, num_layers: int, combine: str) -> Tensor:
-        """The sum, the mean or the last power; nothing is kept."""
-        ctx.options = adj, num_layers, combine
-        pattern, values = adj.pattern, adj.values
-        return _powers(
-            lambda h: _multiply(pattern.indptr, pattern.col, values, h), x, num_layers, combine
+
+def transposed(matrix: Any) -> csr_array:
+    """The transpose of a sparse matrix, by rows, the columns of each in order."""
+    return csr_array(matrix.T.tocsr())
+
+
+def scaled(matrix: Any, rows: np.ndarray | None, columns: np.ndarray | None) -> csr_array:
+    """A sparse matrix whose rows and columns are multiplied by numbers, float32.
+
+    Args:
+        matrix: Sparse (M, N).
+        rows: (M,), or None.
+        columns: (N,), or None.
+    """
+    values = matrix.data.astype(np.float64)
+    if rows is not None:
+        values *= np.repeat(rows, np.diff(matrix.indptr))
+    if columns is not None:
+        values *= columns[matrix.indices]
+    parts = (values.astype(np.float32), matrix.indices, matrix.indptr)
+    return csr_array(parts, shape=size(matrix))
+
+
+def sums(matrix: Any, axis: int) -> np.ndarray:
+    """Sums of a sparse matrix along an axis, float64."""
+    return np.asarray(matrix.sum(axis=axis), np.float64).ravel()
+
+
+def sparse_dense(matrix: csr_array, rows: Tensor) -> Tensor:
+    """``matrix @ rows``, by the compiled kernel where there is one.
+
+    It is quickest where a row has 32 numbers: then they stay in cache.
+
+    Args:
+        matrix: Sparse (M, N) float32.
+        rows: (N, D) float32, on the CPU.
+
+    Returns:
+        (M, D) float32.
+
+    Example:
+        >>> matrix = csr_array(np.array([[0, 2], [1, 1]], np.float32))
+        >>> sparse_dense(matrix, torch.tensor([[1.0], [10.0]])).tolist()
+        [[20.0], [11.0]]
+    """
+    if spmm.fit(rows):
+        return spmm.product(
+            torch.from_numpy(matrix.indptr.astype(np.int64, copy=False)),
+            torch.from_numpy(matrix.indices.astype(np.int32, copy=False)),
+            torch.from_numpy(matrix.data.astype(np.float32, copy=False)),
+            rows,
         )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
-        """Of x."""
-        adj, num_layers, combine = ctx.options
-        found = _powers(lambda h: _times_transpose(adj, h), grads[0], num_layers, combine)
-        return found, None, None, None
+    return torch.from_numpy(np.ascontiguousarray(matrix @ rows.numpy(), np.float32))
 
 
-def _powers(
-    multiply: Callable[[Tensor], Tensor], x: Tensor, num_layers: int, combine: str
-) -> Tensor:
-    total, h = x.clone(), x
-    for _ in range(num_layers):
-        h = multiply(h)
-        if combine == "last":
-            total = h
-        else:
-            total.add_(h)
-    return total.div_(num_layers + 1) if combine == "mean" else total
+def sparse_sparse(history: csr_array, weights: csr_array) -> np.ndarray:
+    """``history @ weights`` as a dense array.
 
+    Long products go user by user into a dense row, short ones through scipy's sparse product.
 
-def _times_transpose(adj: Adjacency, grad: Tensor) -> Tensor:
-    pattern = adj.pattern
-    values = adj.values.detach() if adj.symmetric else adj.transposed_values
-    return _multiply(pattern.transposed_indptr, pattern.transposed_col, values, grad)
+    Args:
+        history: Sparse (B, I).
+        weights: Sparse (I, J).
 
+    Returns:
+        (B, J) float32.
 
-def _multiply(indptr: Tensor, col: Tensor, values: Tensor, x: Tensor) -> Tensor:
-    """The product without gradient."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return _multiply(indptr, col, values, x.float()).to(x.dtype)
-    values = values.to(x.dtype)
-    if spmm.fit(values, x):
-        return spmm.product(indptr, col, values, x)
-    if len(col) < 2**31:
-        indptr = indptr.int()
-    else:
-        col = col.long()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        shape = (len(indptr) - 1, len(x))
-        return torch.sparse_csr_tensor(indptr, col, values, shape) @ x.contiguous()
-
-
-def _edge_dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
-    """Dot products of the rows at the two ends of every edge."""
-    if spmm.fit(left, right):
-        return spmm.edge_dots(pattern.indptr, pattern.col, left, right)
-    out = left.new_empty(pattern.num_edges)
-    parts = zip(*(t.split(_EDGES_AT_ONCE) for t in (pattern.row, pattern.col, out)))
-    for row, col, part in parts:
-        torch.sum(left[row] * right[col], 1, out=part)
+    Example:
+        >>> weights = csr_array(np.array([[0, 2], [1, 1]], np.float32))
+        >>> sparse_sparse(csr_array(np.array([[1, 3]], np.float32)), weights).tolist()
+        [[3.0, 5.0]]
+    """
+    kind = weights.indices.dtype  # scipy would copy the weights to make the types equal
+    positions = (history.indices.astype(kind), history.indptr.astype(kind))
+    count, width = size(history)
+    history = csr_array((history.data, *positions), shape=(count, width))
+    entries = int(np.diff(weights.indptr)[history.indices].sum(dtype=np.int64))
+    if entries < _WORTH_A_CALL * count:
+        return dense(history @ weights)
+    out = np.zeros((count, size(weights)[1]), np.float32)
+    for row in range(count):
+        seen = slice(history.indptr[row], history.indptr[row + 1])
+        if seen.start < seen.stop:
+            out[row] = weights[history.indices[seen]].T @ history.data[seen]
     return out
-
-
-class RowSoftmax(torch.autograd.Function):
-    """Softmax over the edges of every row."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, pattern: Pattern) -> Tensor:
-        """Shares that add up to 1 in every row."""
-        row = pattern.row
-        most = torch.segment_reduce(scores, "max", offsets=pattern.indptr, axis=0)
-        most.masked_fill_(most == -torch.inf, 0)  # all scores of a row are -inf: zeros, no NaN
-        raised = (scores - most[row]).exp()
-        total = torch.segment_reduce(raised, "sum", offsets=pattern.indptr, axis=0)
-        out = raised / total.clamp_min_(torch.finfo(total.dtype).tiny)[row]
-        ctx.pattern = pattern
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
-        """Of the scores."""
-        (out,), pattern = ctx.saved_tensors, ctx.pattern
-        shares = grads[0] * out
-        total = torch.segment_reduce(shares, "sum", offsets=pattern.indptr, axis=0)
-        return shares - out * total[pattern.row], None
