@@ -5,8 +5,11 @@ Stability: caller
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from recsys.losses.weighted_logsumexp import weighted_logsumexp
 
 
 def info_nce(
@@ -16,6 +19,8 @@ def info_nce(
     *,
     among: Tensor | None = None,
     normalize: bool = True,
+    weights: Tensor | None = None,
+    limit: float | None = None,
 ) -> Tensor:
     """Mean over rows of ``-ln (exp(f_b s_b / t) / sum_c exp(f_b c / t))``.
 
@@ -24,6 +29,7 @@ def info_nce(
     node that is twice in the batch is its own negative, so pass each node once.
 
     Official codes differ in the reduction: SGL's sums over the batch, SimGCL's takes the mean.
+    The products are never held as a whole, see `recsys.losses.weighted_logsumexp`.
 
     Args:
         first: One view of every node of the batch.
@@ -31,6 +37,9 @@ def info_nce(
         temperature: t.
         among: What the second view is chosen from; None takes ``second``.
         normalize: Scales all vectors to length 1, so that products are cosines.
+        weights: Of the rows in the mean, say how often each node occurs; None for all 1.
+        limit: Bounds ``f_b s_b / t`` in the numerator to [-limit, limit], beyond which it has no
+            gradient, as LightGCL does; None leaves it as it is.
 
     Raises:
         ValueError: Shapes do not fit, or ``temperature`` is not above 0.
@@ -38,6 +47,7 @@ def info_nce(
     Shape:
         - first, second: (B, D)
         - among: (M, D)
+        - weights: (B,)
         - output: scalar
 
     Source:
@@ -65,6 +75,14 @@ def info_nce(
     if normalize:
         first, second = functional.normalize(first, dim=1), functional.normalize(second, dim=1)
         among = None if among is None else functional.normalize(among, dim=1)
-    positive = (first * second).sum(1) / temperature
-    everything = first @ (second if among is None else among).T / temperature
-    return (everything.logsumexp(1) - positive).mean()
+    if weights is None:
+        weights = torch.ones(len(first), device=first.device)
+    if weights.shape != first.shape[:1]:
+        raise ValueError(f"expected {len(first)} weights of rows, got {tuple(weights.shape)}.")
+    weights = weights.to(first.dtype) / weights.sum()
+    first = first / temperature
+    positive = (first * second).sum(1)
+    if limit is not None:
+        positive = positive.clamp(-limit, limit)
+    everything = weighted_logsumexp(first, second if among is None else among, weights)
+    return everything - (weights * positive).sum()

@@ -49,7 +49,27 @@ def test_gradients():
     )
 
 
+def test_weights_count_rows_as_often():
+    first, second = normal(3, 2), normal(3, 2, seed=1)
+    rows = torch.tensor([0, 1, 1, 2, 2, 2])
+    wanted = info_nce(first[rows], second[rows], 0.4, among=second)
+    found = info_nce(first, second, 0.4, among=second, weights=torch.tensor([1, 2, 3]))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_numerator_may_be_limited():
+    """Products 6 and 0 of row 0, of which the first counts as 5 where it is the positive."""
+    views = torch.tensor([[6.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    found = info_nce(torch.eye(2), views, 1.0, normalize=False, limit=5.0)
+    wanted = (math.log(math.exp(6) + 1) - 5 + math.log(math.exp(2) + 1) - 2) / 2
+    assert found.item() == pytest.approx(wanted, abs=1e-6)
+    found.backward()
+    assert views.grad[0, 0] > 0 > views.grad[1, 1], "beyond the limit only the denominator pulls"
+
+
 def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"expected 2 weights of rows, got \(3,\)"):
+        info_nce(torch.zeros(2, 3), torch.zeros(2, 3), 1.0, weights=torch.ones(3))
     with pytest.raises(ValueError, match=r"of one shape, got \(2, 3\) and \(2, 4\)"):
         info_nce(torch.zeros(2, 3), torch.zeros(2, 4), 1.0)
     with pytest.raises(ValueError, match=r"`among`: expected vectors of width 3, got \(5, 4\)"):

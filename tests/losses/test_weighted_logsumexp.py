@@ -1,0 +1,37 @@
+"""The blocked sum against the plain one."""
+
+import pytest
+import torch
+
+from recsys.losses import weighted_logsumexp as module
+from recsys.losses.weighted_logsumexp import weighted_logsumexp
+
+
+def normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("entries", [1, 13, 1 << 21])
+def test_value_and_gradient_do_not_depend_on_blocks(monkeypatch, entries):
+    monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", entries)
+    inputs = [normal(7, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()]
+    weights = torch.arange(7, dtype=torch.float64)
+    found = 3 * weighted_logsumexp(*inputs, weights)
+    wanted = 3 * (weights * (inputs[0] @ inputs[1].T).logsumexp(1)).sum()
+    torch.testing.assert_close(found, wanted)
+    grads = torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs)
+    torch.testing.assert_close(*grads)
+
+
+def test_large_products_do_not_overflow():
+    left = torch.tensor([[1000.0]], requires_grad=True)
+    found = weighted_logsumexp(left, torch.tensor([[1.0], [2.0]]), torch.ones(1))
+    found.backward()
+    assert found.item() == 2000 and left.grad is not None and left.grad.item() == 2
+
+
+def test_the_same_rows_on_both_sides():
+    rows = normal(4, 2).requires_grad_()
+    weights = torch.ones(4, dtype=torch.float64)
+    torch.autograd.gradcheck(lambda x: weighted_logsumexp(x, x, weights), (rows,))
