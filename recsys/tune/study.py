@@ -212,7 +212,8 @@ class Study:
         """
         trials = self.inner.get_trials(deepcopy=False)
         retried = {t.user_attrs.get("retry_of") for t in trials}
-        lost = [t for t in trials if t.state == TrialState.RUNNING and self._dead(t)]
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        lost = [t for t in running if self._dead(t)]
         for trial in lost:
             attempts = trial.user_attrs.get("attempts", 1)
             if attempts >= _ATTEMPTS:
@@ -225,7 +226,20 @@ class Study:
                 with quiet():
                     self.inner.enqueue_trial(trial.params, user_attrs=attrs)
             self._fail(trial, "lost", True)
+        if lost and len(lost) == len(running) and not self.shared:
+            self._queue_again([t for t in trials if t.state == TrialState.WAITING])
         return len(lost)
+
+    def _queue_again(self, waiting: Sequence[FrozenTrial]) -> None:
+        """Puts trials that wait behind those that are tried again, as if nobody had died."""
+        for trial in waiting:
+            if "retry_of" in trial.user_attrs:
+                continue
+            storage = self.inner._storage
+            storage.set_trial_user_attr(trial._trial_id, "lost", True)
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            with quiet():
+                self.inner.enqueue_trial(trial.system_attrs["fixed_params"])
 
     def _dead(self, trial: FrozenTrial) -> bool:
         """Whether nobody works on a running trial."""

@@ -305,11 +305,11 @@ def test_killed_and_gone_on_with_is_the_same_study(tmp_path, cache, sweep_of):
     whole, _ = search(sweep, tmp_path, cache)
     for trials in (1, 3):
         job = in_a_process(sweep, tmp_path / "killed", cache)
-        begun = tmp_path / f"killed/trials/{trials:05d}"
-        while not begun.exists() and job.poll() is None:
+        folders = tmp_path / "killed/trials"
+        while len(list(folders.glob("*"))) <= trials and job.poll() is None:
             time.sleep(0.02)
         os.kill(job.pid, signal.SIGKILL)
-        job.wait()
+        assert job.wait() == -signal.SIGKILL
     assert in_a_process(sweep, tmp_path / "killed", cache).wait() == 0
     space = whole.space
     assert outcome(Study(tmp_path / "killed", sweep, space)) == outcome(whole)
