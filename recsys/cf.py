@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from scipy.sparse import csr_array
@@ -23,11 +24,15 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
-from recsys.graph.fitted_buffers import FittedBuffers
+from recsys.graph.explanation import Explanation, Node, Reason
+from recsys.graph.fitted_buffers import FittedBuffers, check_history
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
 from recsys.graph.item_similarity import ItemWeights
+from recsys.graph.products import scaled, size, sparse_dense, sums
 from recsys.schema import Init
 from recsys.types import Batch, PairBatch
+
+_BLOCK = 256  # histories that are scored at once to explain one score
 
 
 class CFModel(RecModel, abc.ABC):
@@ -61,6 +66,71 @@ class CFModel(RecModel, abc.ABC):
             (B, I) float32, without gradient.
         """
 
+    # What a model may be able to do beside scoring those it was trained on. Whatever it cannot do
+    # is refused: the default of a wrong answer would be believed.
+
+    def scores_of(self, history: csr_array) -> Tensor:
+        """Scores of all items for anybody with a history, also users that training did not see.
+
+        Args:
+            history: Sparse (B, I) float32; 1 where an item was seen (or its weight).
+
+        Returns:
+            (B, I) float32, more is better.
+
+        Raises:
+            ConfigError: The model cannot.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no vectors of users that it was not trained on. Train it "
+            "again with them, or use a model that needs nothing but a history: fitted ones (say "
+            "EASE, ItemKNN, GFCF, iALS) or those with linear propagation (say LightGCN)."
+        )
+
+    def similarities(self, items: Tensor) -> Tensor:
+        """How like some items all items are.
+
+        Args:
+            items: Numbers, (N,) int64.
+
+        Returns:
+            (N, I) float32, more is more alike, ``-inf`` where there is no likeness to speak of.
+
+        Raises:
+            ConfigError: The model cannot say.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot say which items are alike.")
+
+    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
+        """Why somebody may want an item.
+
+        A model whose reasons are no sum over seen items (say paths with attention in a knowledge
+        graph) overrides it.
+
+        Args:
+            item: Number of the item.
+            history: What the user has seen, sparse (1, I) float32.
+            user: Number of the user; None for one that training did not see.
+
+        Raises:
+            ConfigError: The model cannot say, or not without a known user.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot explain its scores. Models of item similarities can "
+            "(EASE, ItemKNN, ...), and so can those with linear propagation (say LightGCN)."
+        )
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users and items whose dot products are the scores, (U, D) and (I, D).
+
+        Raises:
+            ConfigError: The model has none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no vectors of users and items. Its scores come from "
+            "`scores`."
+        )
+
 
 class FittedModel(FittedBuffers, CFModel):
     """A filter without gradient descent: `fit` computes it, and scores follow from a history.
@@ -80,6 +150,7 @@ class FittedModel(FittedBuffers, CFModel):
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
         self.seed = 0
+        self._history: csr_array | None = None
         if config.compression is not None:
             raise ConfigError(
                 f"{type(self).__name__} has no embedding tables, so there is nothing to compress. "
@@ -108,8 +179,32 @@ class FittedModel(FittedBuffers, CFModel):
 
     def scores(self, users: Tensor) -> Tensor:
         """See `CFModel`."""
+        if self._history is None:
+            self._history = self.graph.matrix()
         with torch.inference_mode():
-            return self.scores_of(history_rows(self.graph, users))
+            return self.scores_of(self._history[users.numpy()])
+
+    def similarities(self, items: Tensor) -> Tensor:
+        """What somebody wants who has seen nothing but the item. See `CFModel`."""
+        with torch.inference_mode():
+            return self.scores_of(_one_each(items.numpy(), None, self.graph.num_items))
+
+    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
+        """What every seen item gives, where scores are sums over them. See `CFModel`.
+
+        Whether they are is checked: nobody's score must be 0, and the parts must add up.
+        """
+        parts = _one_each(history.indices, history.data, self.graph.num_items)
+        nobody = csr_array((1, self.graph.num_items), dtype=np.float32)
+        with torch.inference_mode():
+            score, start = self.scores_of(history)[0, item], self.scores_of(nobody)[0, item]
+            blocks = [parts[start : start + _BLOCK] for start in range(0, size(parts)[0], _BLOCK)]
+            found = [self.scores_of(block)[:, item] for block in blocks]
+        given = torch.cat([torch.zeros(0), *found])
+        scale = given.abs().sum() + score.abs()
+        if start != 0 or (given.sum() - score).abs() > 1e-4 * scale:
+            return super().explain(item, history, user)
+        return _of_items(item, history.indices, given.numpy(), float(score))
 
     def reset_parameters(self, seed: int) -> None:
         """Sets the seed of whatever `fit` draws; there are no start values.
@@ -161,6 +256,18 @@ class ItemSimilarityModel(FittedModel):
         order = given.argsort(descending=True, stable=True)
         return items[order], given[order]
 
+    def similarities(self, items: Tensor) -> Tensor:
+        """The weights; those of 0 speak of no likeness. See `CFModel`."""
+        rows = self.weights.rows(items)
+        return rows.masked_fill(rows == 0, -torch.inf)
+
+    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
+        """See `CFModel` and `contributions`."""
+        seen, values = (torch.from_numpy(part) for part in (history.indices, history.data))
+        items, given = self.contributions(seen.long(), item, values)
+        score = float(given.double().sum())
+        return _of_items(item, items.numpy(), given.numpy(), score)
+
     def similar_items(self, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The items for which seeing an item says most.
 
@@ -177,14 +284,23 @@ class ItemSimilarityModel(FittedModel):
         return torch.where(weights == 0, -1, numbers), weights
 
 
-def history_rows(graph: InteractionGraph, users: Tensor) -> csr_array:
-    """What users have seen, (B, I).
+def _one_each(items: np.ndarray, values: np.ndarray | None, num_items: int) -> csr_array:
+    """Histories of one item each, (N, I)."""
+    data = np.ones(len(items), np.float32) if values is None else values
+    return csr_array((data, items, np.arange(len(items) + 1)), shape=(len(items), num_items))
 
-    Args:
-        graph: With the pairs.
-        users: Numbers, (B,) int64.
-    """
-    return graph.matrix()[users.numpy()]
+
+def _of_items(
+    item: int, seen: np.ndarray, given: np.ndarray, score: float, rest: float = 0.0
+) -> Explanation:
+    """An explanation by the items that were seen; those that give nothing are no reasons."""
+    order = np.argsort(-given, kind="stable")
+    reasons = tuple(
+        Reason(float(given[place]), (Node("item", int(seen[place])),))
+        for place in order
+        if given[place] != 0
+    )
+    return Explanation(item, reasons, score, rest)
 
 
 class EmbeddingModel(CFModel):
@@ -216,6 +332,7 @@ class EmbeddingModel(CFModel):
         )  # fmt: skip
         self.embeddings = self.make_embeddings(groups, self.schema.keys)
         self._encoded: tuple[Tensor, Tensor] | None = None
+        self._messages: Tensor | None = None
 
     def rows(self) -> Tensor:
         """All rows of both tables with their gradient, users first, (U + I, D)."""
@@ -282,9 +399,21 @@ class EmbeddingModel(CFModel):
         """See `loss`."""
         return self.loss(batch)
 
+    def begin_epoch(self, epoch: int, seed: int = 0) -> None:
+        """Called when an epoch of training begins, and when training goes on within one.
+
+        A model that draws something for a whole epoch, say changed graphs, overrides it and draws
+        from these two numbers alone, so that resuming changes nothing. Loops of one's own call it
+        too.
+
+        Args:
+            epoch: From 0.
+            seed: Of the run, the same on every rank.
+        """
+
     def train(self, mode: bool = True) -> Any:
         """See torch. Vectors that were kept for scores are forgotten."""
-        self._encoded = None
+        self._encoded = self._messages = None
         return super().train(mode)
 
     def vectors(self) -> tuple[Tensor, Tensor]:
@@ -328,6 +457,82 @@ class EmbeddingModel(CFModel):
         user_vectors, item_vectors = self.vectors()
         with torch.inference_mode():
             return user_vectors[users] @ item_vectors.T
+
+    # ------------------------------------------------------------------ nodes that are new
+
+    def messages(self) -> Tensor:
+        """What every node passes on to the vector of a neighbour of degree 1.
+
+        A model whose vectors are linear in its rows overrides it; then new users and new items
+        get vectors by one sum, and scores can be explained. With K layers that are averaged it is
+        ``d_n^-1/2 (h_n^(0) + ... + h_n^(K-1)) / (K + 1)``, see
+        `recsys.graph.fold_in.mean_messages`.
+
+        Returns:
+            (U + I, D), users first, without gradient.
+
+        Raises:
+            ConfigError: The model has no such thing.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no vectors of users or items that it was not trained on, "
+            "and its scores are no sum over neighbours. Train it again with them, or use a model "
+            "that needs nothing but a history: those with linear propagation (say LightGCN) or "
+            "fitted ones (say EASE, ItemKNN, GFCF, iALS)."
+        )
+
+    def folded_in(self, neighbours: csr_array, kind: Literal["user", "item"] = "user") -> Tensor:
+        """Vectors of new users from their items, or of new items from their users.
+
+        ``sum_n w_n m_n / sqrt(sum_n w_n)`` with m the `messages` of the neighbours; 0 without any.
+
+        Args:
+            neighbours: Sparse (B, I) or (B, U) float32.
+            kind: What is new.
+
+        Returns:
+            (B, D).
+
+        Raises:
+            ConfigError: The model has no `messages`.
+        """
+        with torch.inference_mode():
+            if self._messages is None or self.training:
+                self._messages = self.messages().cpu()
+            users, items = self._messages.split([self.graph.num_users, self.graph.num_items])
+            known = items if kind == "user" else users
+            check_history(neighbours, len(known))
+            degrees = sums(neighbours, 1)
+            roots = np.sqrt(np.where(degrees > 0, degrees, 1))
+            return sparse_dense(scaled(neighbours, 1 / roots, None), known.contiguous())
+
+    def scores_of(self, history: csr_array) -> Tensor:
+        """See `CFModel` and `folded_in`."""
+        found = self.folded_in(history)
+        with torch.inference_mode():
+            return found @ self.vectors()[1].cpu().T
+
+    def similarities(self, items: Tensor) -> Tensor:
+        """Cosines of vectors. See `CFModel`."""
+        vectors = functional.normalize(self.vectors()[1], dim=1)
+        with torch.inference_mode():
+            found = (vectors[items] @ vectors.T).cpu()
+            if self.graph.knowledge is None:  # nothing has moved the vector of an unseen item
+                found[:, self.graph.item_degrees() == 0] = -torch.inf
+        return found
+
+    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
+        """What every seen item passes on; the rest is the user's own row. See `CFModel`."""
+        parts = _one_each(history.indices, history.data, self.graph.num_items)
+        total = float(np.sqrt(max(sums(history, 1)[0], np.finfo(np.float32).tiny)))
+        alone = self.folded_in(parts) * torch.from_numpy(np.sqrt(history.data) / total)[:, None]
+        with torch.inference_mode():
+            users, items = self.vectors()
+            given = (alone @ items[item].cpu()).numpy()
+            score = float(given.sum())
+            if user is not None:
+                score = float(users[user] @ items[item])
+        return _of_items(item, history.indices, given, score, score - float(given.sum()))
 
 
 def _all_rows(graph: InteractionGraph, device: torch.device) -> Batch:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys.cf import EmbeddingModel
+from recsys.graph.fold_in import mean_messages
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.propagation import Adjacency
 from recsys.losses.bpr import bpr
@@ -67,6 +68,12 @@ class LightGCN(EmbeddingModel):
         """
         self.adjacency = self.adjacency.to(rows.device)
         return self.adjacency.propagate(rows, self.config.num_layers)
+
+    def messages(self) -> Tensor:
+        """See `EmbeddingModel`."""
+        rows = self.rows().detach()
+        self.adjacency = self.adjacency.to(rows.device)
+        return mean_messages(self.adjacency, rows, self.config.num_layers)
 
     def loss(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`."""

@@ -29,7 +29,9 @@ from recsys.errors import CheckpointError, SchemaError
 from recsys.schema import Schema
 from recsys.serving.folder import (
     MANIFEST,
+    SCHEMA,
     artefact_folder,
+    check_kind,
     read_manifest,
     trusted_class,
     verify,
@@ -41,7 +43,7 @@ WEIGHTS = "model.safetensors"
 """Name of the file with all tensors."""
 
 _ROWS = "embeddings.store."
-_SCHEMA, _ENCODER = "schema.json", "encoder"
+_ENCODER = "encoder"
 
 
 class Artefact(NamedTuple):
@@ -88,7 +90,7 @@ def save_artefact(
     def write(draft: Path) -> None:
         write_weights(draft / WEIGHTS, model.state_dict() if state is None else state)
         text = model.schema.model_dump_json(indent=1) + "\n"
-        (draft / _SCHEMA).write_text(text, encoding="utf-8")
+        (draft / SCHEMA).write_text(text, encoding="utf-8")
         encoder.save(draft / _ENCODER)
 
     return write_folder(directory, model, metadata or {}, write)
@@ -110,9 +112,10 @@ def load_artefact(directory: Path | str, model_class: type[RecModel] | None = No
     """
     folder = artefact_folder(directory)
     manifest = read_manifest(folder)
-    verify(folder, manifest["files"], (WEIGHTS, _SCHEMA, f"{_ENCODER}/encoder.json"), _ENCODER)
+    check_kind(folder, manifest, lists=False)
+    verify(folder, manifest["files"], (WEIGHTS, SCHEMA, f"{_ENCODER}/encoder.json"), _ENCODER)
     cls = trusted_class(folder, manifest["class"], RecModel, model_class)
-    schema = Schema.model_validate_json((folder / _SCHEMA).read_text(encoding="utf-8"))
+    schema = Schema.model_validate_json((folder / SCHEMA).read_text(encoding="utf-8"))
     encoder = FeatureEncoder.load(folder / _ENCODER)
     if encoder.schema != schema:
         raise CheckpointError(

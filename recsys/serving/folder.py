@@ -34,6 +34,10 @@ TRUSTED = "recsys.models."
 """Only class paths that start like this are taken from a folder."""
 MANIFEST = "model.json"
 """Name of the manifest."""
+USERS = "users.parquet"
+"""A file that every collaborative filter has."""
+SCHEMA = "schema.json"
+"""A file that every model of clicks has."""
 
 _Model = TypeVar("_Model", bound=RecModel)
 
@@ -183,6 +187,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "change a model, save it again."
         )
     return manifest
+
+
+def check_kind(folder: Path, manifest: Mapping[str, Any], lists: bool) -> None:
+    """Refuses a model of another kind than the caller serves.
+
+    Args:
+        folder: Of the manifest.
+        manifest: From `read_manifest`.
+        lists: Whether a collaborative filter is wanted, which gives lists of items; else one that
+            predicts clicks.
+
+    Raises:
+        CheckpointError: It is of the other kind.
+    """
+    name = str(manifest.get("class")).rpartition(".")[2]
+    files = manifest["files"]
+    if not lists and USERS in files:
+        raise CheckpointError(
+            f"{folder} holds {name}, a collaborative filter, and this is for models that predict "
+            "clicks. For lists of items use `recsys recommend`, or Recommender.load of "
+            "recsys.serving.recommender; to judge it, `recsys evaluate`."
+        )
+    if lists and USERS not in files and SCHEMA in files:
+        raise CheckpointError(
+            f"{folder} holds {name}, a model that predicts clicks, and this is for collaborative "
+            "filters, which give lists of items. Use `recsys predict`, or Predictor.load of "
+            "recsys.serving.predictor."
+        )
 
 
 def verify(folder: Path, files: Mapping[str, str], needed: Sequence[str], inside: str) -> None:

@@ -29,14 +29,16 @@ from torch import Tensor
 from recsys.cf import CFModel, EmbeddingModel
 from recsys.config import class_path
 from recsys.config_problems import describe
-from recsys.errors import CheckpointError
+from recsys.errors import CheckpointError, RecsysError
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.serving.artefact import WEIGHTS
 from recsys.serving.folder import (
     MANIFEST,
+    USERS,
     artefact_folder,
+    check_kind,
     read_manifest,
     trusted_class,
     verify,
@@ -44,7 +46,7 @@ from recsys.serving.folder import (
 )
 
 VECTORS = "vectors.safetensors"
-_USERS, _ITEMS, _TRAIN, _SEEN = "users.parquet", "items.parquet", "train.parquet", "seen.parquet"
+_ITEMS, _TRAIN, _SEEN = "items.parquet", "train.parquet", "seen.parquet"
 _KNOWLEDGE = "knowledge"
 
 
@@ -90,7 +92,7 @@ def save_recommender(
         weights = model.state_dict() if state is None else state
         save_file({n: t.detach().contiguous().clone() for n, t in weights.items()},
                   str(draft / WEIGHTS))  # fmt: skip
-        for name, names in ((_USERS, train.users), (_ITEMS, train.items)):
+        for name, names in ((USERS, train.users), (_ITEMS, train.items)):
             pq.write_table(pa.table({"id": pa.array(names.values)}), draft / name)
         _write_pairs(draft / _TRAIN, [train], model.graph.weight is not None)
         _write_pairs(draft / _SEEN, others, False)
@@ -121,8 +123,11 @@ def load_recommender(
     """
     folder = artefact_folder(directory)
     manifest = read_manifest(folder)
-    verify(folder, manifest["files"], (WEIGHTS, _USERS, _ITEMS, _TRAIN, _SEEN), _KNOWLEDGE)
+    check_kind(folder, manifest, lists=True)
     cls = trusted_class(folder, manifest["class"], CFModel, model_class)
+    needed = [WEIGHTS, USERS, _ITEMS, _TRAIN, _SEEN]
+    needed += [VECTORS] if issubclass(cls, EmbeddingModel) else []
+    verify(folder, manifest["files"], needed, _KNOWLEDGE)
     try:
         config = cls.Config.model_validate(manifest["config"])
     except ValidationError as error:
@@ -131,12 +136,11 @@ def load_recommender(
             f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
             f"  {problems}"
         ) from None
-    names = [Names(pq.read_table(folder / name)["id"].to_numpy()) for name in (_USERS, _ITEMS)]
-    train = _read_pairs(folder / _TRAIN, names[0], names[1])
-    seen = train.union(_read_pairs(folder / _SEEN, names[0], names[1]))
-    knowledge = _read_knowledge(folder / _KNOWLEDGE) if (folder / _KNOWLEDGE).is_dir() else None
-    graph = InteractionGraph.of(train, knowledge, weighted=train.weight is not None)
-    model = cast(Any, cls)(config, graph)
+    try:
+        train, seen, graph = _read_graph(folder)
+        model = cast(Any, cls)(config, graph)
+    except RecsysError as error:
+        raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
     try:
         if weights or not isinstance(model, EmbeddingModel):
             model.load_state_dict(load_file(str(folder / WEIGHTS)))
@@ -149,6 +153,17 @@ def load_recommender(
             f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
         ) from None
     return Stored(model, train, seen, manifest["metadata"])
+
+
+def _read_graph(folder: Path) -> tuple[Interactions, Interactions, InteractionGraph]:
+    """What the model was built from, all that was seen, and the graph."""
+    users, items = (
+        Names(pq.read_table(folder / name)["id"].to_numpy()) for name in (USERS, _ITEMS)
+    )
+    train = _read_pairs(folder / _TRAIN, users, items)
+    seen = train.union(_read_pairs(folder / _SEEN, users, items))
+    knowledge = _read_knowledge(folder / _KNOWLEDGE) if (folder / _KNOWLEDGE).is_dir() else None
+    return train, seen, InteractionGraph.of(train, knowledge, weighted=train.weight is not None)
 
 
 def _write_pairs(path: Path, parts: Sequence[Interactions], weighted: bool) -> None:
@@ -189,7 +204,5 @@ def _read_knowledge(folder: Path) -> KnowledgeGraph:
         entities=Names(pq.read_table(folder / "entities.parquet")["id"].to_numpy()),
         relations=Names(relations["id"].to_numpy()),
         num_items=int((relations.schema.metadata or {})[b"num_items"]),
-        head=triples["head"].to_numpy(),
-        relation=triples["relation"].to_numpy(),
-        tail=triples["tail"].to_numpy(),
+        **{name: triples[name].to_numpy().copy() for name in ("head", "relation", "tail")},
     )
