@@ -285,7 +285,7 @@ def trial_records(findings: Findings) -> list[dict[str, Any]]:
         found["dtype"] = row.dtype
         found |= {name: answers.get(name) for name in params}
         found |= {"why": why_of(row) or None, "folder": row.folder or None,
-                  "source": findings.sources.get(row.number)}  # fmt: skip
+                  "twin_of": row.twin_of, "source": findings.sources.get(row.number)}  # fmt: skip
         records.append(found)
     return records
 

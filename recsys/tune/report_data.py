@@ -74,9 +74,12 @@ class Findings:
         return sum(number_of(row.facts.get("seconds")) or 0.0 for row in mine)
 
     def counts(self) -> dict[str, int]:
-        """Trials of this study by state, and those known from earlier ones."""
-        mine = Counter(row.state for row in self.rows if row.number not in self.sources)
+        """Trials of this study by state, their twins, and those known from earlier ones."""
+        own = [row for row in self.rows if row.number not in self.sources]
+        mine = Counter(row.state for row in own if row.twin_of is None)
         found = {state: mine[state] for state in _STATES if mine[state]}
+        if twins := sum(row.twin_of is not None for row in own):
+            found["of these in another dtype"] = twins
         if self.sources:
             found["known from earlier studies"] = len(self.sources)
         return found

@@ -170,7 +170,7 @@ class Sweep(Frozen):
     trials: int = Field(default=30, ge=1)
     """Candidates to train, stopped ones included; those turned down before are not counted."""
     hours: float | None = Field(default=None, gt=0)
-    """No new trial after so long."""
+    """No new trial after so long, counted from every start, first trials' preparation included."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
