@@ -16,7 +16,7 @@ LAYERS = {
     "errors": 0, "types": 0, "schema": 0, "hashing": 0, "config_text": 0, "config_problems": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "graph": 1,
-    "base": 2, "cf": 2,
+    "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
     "cf_config": 3, "models": 3, "datasets": 3,
     "cli": 4, "__main__": 4,
@@ -31,6 +31,8 @@ SIDEWAYS = {
     "embeddings": {"layers"},  # decoders start like layers
     "graph": {"data"},  # files, downloads
     "cf": {"base"},
+    "cf_graph": {"cf"},
+    "cf_contrast": {"cf", "cf_graph"},
     "serving": {"config"},
     "evaluate": {"config", "cf_config", "serving"},
     "cf_config": {"config"},

@@ -62,6 +62,7 @@ class RankingTask(Task):
         ranking: Cut-offs.
         tables: The tables' optimizer, for error texts.
         ranks: Of the job.
+        seed: Of what the model draws for an epoch, the same on every rank.
     """
 
     model: EmbeddingModel
@@ -74,8 +75,10 @@ class RankingTask(Task):
         ranking: RankingConfig,
         tables: EmbeddingOptimizer | None,
         ranks: Ranks,
+        seed: int = 0,
     ) -> None:
         super().__init__(model, config)
+        self._seed = seed
         self._ranks, self._tables = ranks, None if tables is None else tables.config
         self._options = RankingOptions(ks=ranking.ks, bootstrap_samples=0, slice_groups=0)
 
@@ -86,6 +89,10 @@ class RankingTask(Task):
             total = WeightSum(None, batch.batch_size, self._ranks, loss.device).value()
             loss = loss * (batch.batch_size * self._ranks.world_size / total)
         return loss + self.model.auxiliary_loss()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """See `Task`."""
+        self.model.begin_epoch(epoch, self._seed)
 
     @property
     def monitor(self) -> str:

@@ -79,6 +79,13 @@ class Task(abc.ABC):
             place: What was found where.
         """
 
+    def begin_epoch(self, epoch: int) -> None:  # noqa: B027, mostly every epoch is alike
+        """Hears that an epoch begins, or that training goes on within one.
+
+        Args:
+            epoch: From 0.
+        """
+
     def watch(self, batch: Any) -> None:  # noqa: B027, mostly there is nothing to see
         """Sees every batch that was trained on.
 

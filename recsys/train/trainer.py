@@ -221,6 +221,7 @@ class Trainer:
         progress, config = self.progress, self.config
         if progress.batch == 0:
             self._loader.set_epoch(progress.epoch)
+        self.task.begin_epoch(progress.epoch)
         self._num_batches = self._batches_of_epoch()
         marks = {self._num_batches}
         if config.epochs_per_evaluation == 1:

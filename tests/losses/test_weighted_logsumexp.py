@@ -15,12 +15,12 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("entries", [1, 13, 1 << 21])
 def test_value_and_gradient_do_not_depend_on_blocks(monkeypatch, entries):
     monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", entries)
-    inputs = [normal(7, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()]
+    left, right = normal(7, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()
     weights = torch.arange(7, dtype=torch.float64)
-    found = 3 * weighted_logsumexp(*inputs, weights)
-    wanted = 3 * (weights * (inputs[0] @ inputs[1].T).logsumexp(1)).sum()
+    found = 3 * weighted_logsumexp(left, right, weights)
+    wanted = 3 * (weights * (left @ right.T).logsumexp(1)).sum()
     torch.testing.assert_close(found, wanted)
-    grads = torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs)
+    grads = [torch.autograd.grad(loss, (left, right)) for loss in (found, wanted)]
     torch.testing.assert_close(*grads)
 
 

@@ -318,3 +318,24 @@ def test_checkpoint_every(job):
     one.valid = None
     one.fit()
     assert [p.name for p in one.trainer.checkpoints.directory.glob("step-*")] == ["step-00000039"]
+
+
+def test_the_task_hears_of_every_epoch_also_when_resuming_within_one(job):
+    def told(one):
+        heard = []
+        one.trainer.task.begin_epoch = heard.append
+        return heard
+
+    whole = job("whole", num_epochs=3)
+    heard = told(whole)
+    whole.fit()
+    assert heard == [0, 1, 2]
+    cut = job("cut", num_epochs=3)
+    stop_at(cut, 20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    heard = told(cut)
+    cut.fit()
+    assert heard == [0, 1]
+    rest = job("cut", num_epochs=3)
+    heard = told(rest)
+    rest.fit(resume=True)
+    assert heard == [1, 2], "20 of 13 batches an epoch: within the second"

@@ -1,0 +1,242 @@
+"""What trained collaborative filters share: pairs looked up and scored, and linear propagation.
+
+Stability: caller
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from recsys.cf import EmbeddingModel
+from recsys.embeddings.whole import whole_table
+from recsys.errors import ConfigError
+from recsys.graph.fold_in import mean_messages
+from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
+from recsys.graph.propagation import Adjacency
+from recsys.losses.bpr import bpr
+from recsys.losses.regularization import l2_regularization
+from recsys.types import Batch, PairBatch
+
+Triple = tuple[Tensor, Tensor, Tensor]
+"""Vectors of the users (B, D), of the items (B, D) and of the negatives of a batch, (B, N, D), or
+(N, D) where they are shared."""
+
+
+class PairModel(EmbeddingModel):
+    """A model that is trained on pairs and their negatives.
+
+    Args:
+        config: An instance of the class's own ``Config``.
+        graph: The training pairs.
+    """
+
+    class Config(EmbeddingModel.Config):
+        """Options that models of pairs share."""
+
+        l2: float = Field(default=1e-4, ge=0)
+        """Weight of the L2 regularization."""
+
+    def __init__(self, config: Config, graph: InteractionGraph) -> None:
+        super().__init__(config, graph)
+        self.l2 = config.l2
+
+    def look_up(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of some users and items with their gradient; the others are not touched.
+
+        So tables may be trained by row gradients (``embedding.mode: sparse``).
+
+        Args:
+            users: Numbers, (N,) int64.
+            items: Numbers, (M,) int64.
+
+        Returns:
+            (N, D) and (M, D).
+        """
+        found = []
+        for table, numbers in (("user", users), ("item", items)):
+            whole = whole_table(self.embeddings, "embedding", table)
+            if whole is None:
+                batch = _batch_of(users, items)
+                return (
+                    self.embeddings.sequence(batch, "embedding", "user")[0],
+                    self.embeddings.sequence(batch, "embedding", "item")[0],
+                )
+            found.append(functional.embedding(numbers + FIRST_INDEX, whole))
+        return found[0], found[1]
+
+    def look_up_batch(self, batch: PairBatch) -> Triple:
+        """The rows that a batch is about, in one look-up of each table.
+
+        Args:
+            batch: With negatives.
+
+        Raises:
+            ConfigError: The batch has no negatives.
+        """
+        negatives = self.negatives_of(batch)
+        size = batch.batch_size
+        user, items = self.look_up(batch.user, torch.cat([batch.item, negatives.reshape(-1)]))
+        return user, items[:size], items[size:].view(*negatives.shape, -1)
+
+    def negatives_of(self, batch: PairBatch) -> Tensor:
+        """The negatives of a batch.
+
+        Args:
+            batch: Any.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        if batch.negatives is None:
+            raise ConfigError(
+                f"{type(self).__name__} learns from negatives and the batches have none. Set "
+                "`sampling.negatives`, say to uniform."
+            )
+        return batch.negatives
+
+    def batch_scores(self, vectors: Triple, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Dot products of the users with their items and with the negatives.
+
+        Args:
+            vectors: Of the batch.
+            batch: Says which shared negatives are known: those score ``-inf``.
+
+        Returns:
+            (B,) and (B, N).
+        """
+        user, item, negatives = vectors
+        positive = (user * item).sum(-1)
+        if negatives.dim() == 3:
+            return positive, (user.unsqueeze(1) * negatives).sum(-1)
+        scores = user @ negatives.T
+        if batch.known is not None:
+            scores[batch.known[0], batch.known[1]] = -torch.inf
+        return positive, scores
+
+    def bpr_loss(self, vectors: Triple, regularized: Triple, batch: PairBatch) -> Tensor:
+        """BPR of the vectors, and the L2 of what is regularized.
+
+        Args:
+            vectors: Of the batch.
+            regularized: Say, its rows.
+            batch: With negatives.
+        """
+        loss = bpr(*self.batch_scores(vectors, batch))
+        if self.l2:
+            loss = loss + self.l2 * l2_regularization(regularized, batch.batch_size)
+        return loss
+
+    def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """See `EmbeddingModel`; only these rows are looked up."""
+        with torch.no_grad():
+            user, item = self.look_up(users, items.reshape(-1))
+            return (item.view(*items.shape, -1) @ user.unsqueeze(2)).squeeze(2)
+
+
+class LinearModel(PairModel):
+    """Vectors are a sum of propagated rows, trained by BPR with L2 of the rows of a batch.
+
+        E_k = A E_{k-1},  z = (E_f + ... + E_K) / (K + 1 - f),  A = D^-1/2 (adjacency) D^-1/2
+
+    New users and items get vectors by one sum over their neighbours, and scores are sums over
+    neighbours, because all of it is linear.
+
+    Args:
+        config: An instance of the class's own ``Config``.
+        graph: The training pairs.
+    """
+
+    class Config(PairModel.Config):
+        """Options that models with linear propagation share."""
+
+        num_layers: int = Field(default=3, ge=0)
+        """K, steps of propagation."""
+
+    first_layer: ClassVar[int] = 0
+    """f, the lowest layer that counts: 0 or 1."""
+    combine: ClassVar[Literal["mean", "sum"]] = "mean"
+    """Whether the sum is divided by the number of layers in it."""
+
+    def __init__(self, config: Config, graph: InteractionGraph) -> None:
+        super().__init__(config, graph)
+        self.adjacency = Adjacency.bipartite(graph)
+        self.num_layers = config.num_layers
+        if config.num_layers < self.first_layer:
+            raise ConfigError(
+                f"num_layers: expected at least {self.first_layer} for {type(self).__name__}, "
+                f"got {config.num_layers}."
+            )
+
+    @property
+    def layer_weight(self) -> float:
+        """Of every layer in the sum."""
+        layers = self.num_layers + 1 - self.first_layer
+        return 1 / layers if self.combine == "mean" else 1.0
+
+    def on_device(self, rows: Tensor) -> Adjacency:
+        """The operator where the rows are.
+
+        Args:
+            rows: Of the tables.
+        """
+        self.adjacency = self.adjacency.to(rows.device)
+        return self.adjacency
+
+    def passed_on(self, rows: Tensor) -> Tensor:
+        """``(E_0 + ... + E_{K-1})`` times the weight of a layer: what neighbours get.
+
+        Args:
+            rows: Of layer 0, users first, (U + I, D). Vectors are ``A`` times this, and where
+                layer 0 counts, its weight times the rows.
+        """
+        if self.num_layers == 0:
+            return torch.zeros_like(rows)
+        adj, powers = self.on_device(rows), self.num_layers - 1
+        if self.first_layer:
+            return adj.propagate(rows, powers, self.combine)
+        return adj.propagate(rows, powers, "sum") * self.layer_weight
+
+    def propagated(self, rows: Tensor) -> Tensor:
+        """Vectors from the rows of layer 0.
+
+        Args:
+            rows: Users first, (U + I, D).
+        """
+        if self.first_layer == 0:
+            return self.on_device(rows).propagate(rows, self.num_layers, self.combine)
+        return self.on_device(rows) @ self.passed_on(rows)
+
+    def encode(self) -> Tensor:
+        """See `EmbeddingModel`."""
+        return self.propagated(self.rows())
+
+    def messages(self) -> Tensor:
+        """See `EmbeddingModel`."""
+        rows = self.rows().detach()
+        layers = self.num_layers + 1 - self.first_layer
+        found = mean_messages(self.on_device(rows), rows, self.num_layers, self.first_layer)
+        return found * (layers * self.layer_weight)
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """See `EmbeddingModel`."""
+        rows = self.rows()
+        vectors = self.gather(self.propagated(rows), batch)
+        return self.bpr_loss(vectors, self.gather(rows, batch), batch)
+
+
+def _batch_of(users: Tensor, items: Tensor) -> Batch:
+    """One row that has these users and these items."""
+    counts = (len(users), len(items))
+    return Batch(
+        dense=torch.zeros(1, 0, device=users.device),
+        values=(torch.cat([users, items]) + FIRST_INDEX).int(),
+        lengths=torch.tensor(counts, dtype=torch.int32, device=users.device),
+        labels=torch.zeros(1, 1, device=users.device),
+        keys=("user", "item"),
+        value_counts=counts,
+    )
