@@ -36,7 +36,7 @@ from pydantic import (
     model_validator,
 )
 
-from recsys.base import RecModel
+from recsys.base import CTRModel, RecModel
 from recsys.config_problems import booleans_for_numbers, describe
 from recsys.config_text import override, read_mapping, to_text
 from recsys.data.dataset import Dataset
@@ -330,9 +330,30 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
         overrides: Dotted places to set, ``train.batch_size=1024``; values are YAML.
 
     Raises:
-        ConfigError: Something is wrong; all problems of the file are named with their places.
+        ConfigError: Something is wrong; all problems of the file are named with their places. Or
+            it is an experiment of another kind of model, which `recsys.cf_config.load_any` reads.
     """
-    return validate(Experiment, read_mapping(Path(path)), overrides, str(path))
+    data = read_mapping(Path(path))
+    _refuse_other_kind(data, str(path))
+    return validate(Experiment, data, overrides, str(path))
+
+
+def _refuse_other_kind(data: Mapping[str, Any], origin: str) -> None:
+    """One clear sentence instead of a problem for every block that is different."""
+    block = data.get("model")
+    name = block.get("class") if isinstance(block, Mapping) else None
+    if not isinstance(name, str):
+        return
+    try:
+        found = resolve_class(name, RecModel)
+    except ConfigError:
+        return  # told with its place
+    if not issubclass(found, CTRModel):
+        raise ConfigError(
+            f"{origin}: {found.__name__} does not predict clicks, and what is asked for is made "
+            "for models that do. Collaborative filters have `recsys train`, `recsys evaluate` and "
+            "`recsys recommend`."
+        )
 
 
 _Model = TypeVar("_Model", bound=Frozen)

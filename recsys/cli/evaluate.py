@@ -5,6 +5,7 @@ Stability: caller
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from recsys.errors import ConfigError
     recsys evaluate runs/first
     recsys evaluate runs/first --split valid --json
     recsys evaluate runs/first --data yesterday.parquet
+    recsys evaluate runs/light_gcn --per-user users.parquet
+    recsys evaluate runs/light_gcn --compare runs/ease
 """)
 )
 @RUN_DIR
@@ -29,6 +32,17 @@ from recsys.errors import ConfigError
     help="A labelled CSV, TSV or Parquet file instead of a split.",
 )
 @COLUMNS
+@click.option(
+    "--per-user",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Collaborative filters: Parquet file to write with every user's metrics.",
+)
+@click.option(
+    "--compare",
+    metavar="OTHER_RUN",
+    type=click.Path(path_type=Path),
+    help="Collaborative filters: whether RUN_DIR is better than this run, user by user.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @CACHE_DIR
 def evaluate(
@@ -36,19 +50,49 @@ def evaluate(
     split: str | None,
     data: Path | None,
     columns: str | None,
+    per_user: Path | None,
+    compare: Path | None,
     as_json: bool,
     cache_dir: Path,
 ) -> None:
-    """Judges the model of a run: AUC, logloss, calibration and more.
+    """Judges the model of a run on a split of its own data, by default test.
 
-    Without --data on a split of the run's own data, by default test.
+    A model that predicts clicks by AUC, logloss, calibration and more, also on rows of a file. A
+    collaborative filter by the lists that it gives: every item is ranked for every user, and what
+    the user has seen before is left out.
     """
+    from recsys.serving.folder import gives_lists
+
+    if data is not None and split is not None:
+        raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
+    if gives_lists(run_dir):
+        if data is not None or columns is not None:
+            raise ConfigError(
+                f"{run_dir} holds a collaborative filter, which is judged on a split of its run: "
+                "--data and --columns are for models that predict clicks."
+            )
+        _ranking(run_dir, split or "test", per_user, compare, as_json, cache_dir)
+        return
+    if per_user is not None or compare is not None:
+        raise ConfigError(
+            f"{run_dir} holds a model that predicts clicks: --per-user and --compare are for "
+            "collaborative filters."
+        )
+    _clicks(run_dir, split, data, columns, as_json, cache_dir)
+
+
+def _clicks(
+    run_dir: Path,
+    split: str | None,
+    data: Path | None,
+    columns: str | None,
+    as_json: bool,
+    cache_dir: Path,
+) -> None:
     from recsys.data.encoder import FeatureEncoder
     from recsys.evaluate.stored import evaluate_run, evaluate_source
     from recsys.serving.folder import artefact_folder
 
-    if data is not None and split is not None:
-        raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
     if data is not None:
         encoder = FeatureEncoder.load(artefact_folder(run_dir) / "encoder")
         evaluation = evaluate_source(run_dir, raw_rows(data, columns, encoder.state.null_values))
@@ -58,3 +102,36 @@ def evaluate(
         click.echo(json.dumps(evaluation.to_json(), indent=1))
     else:
         click.echo(f"{evaluation.name}: {evaluation.rows:,} rows\n{evaluation.table()}")
+
+
+def _ranking(
+    run_dir: Path,
+    split: str,
+    per_user: Path | None,
+    compare: Path | None,
+    as_json: bool,
+    cache_dir: Path,
+) -> None:
+    from recsys.evaluate.significance import comparison_table
+    from recsys.evaluate.stored_ranking import compare_runs, evaluate_ranking_run
+    from recsys.evaluate.summary import metrics_table
+
+    if compare is not None:
+        if per_user is not None:
+            raise ConfigError("--compare and --per-user exclude each other. Run the command twice.")
+        found = compare_runs(compare, run_dir, split, cache_dir)
+        if as_json:
+            click.echo(json.dumps([dataclasses.asdict(row) for row in found], indent=1))
+            return
+        click.echo(f"{split}: base {compare}, other {run_dir}; difference = other - base\n")
+        click.echo(comparison_table(found))
+        return
+    evaluation = evaluate_ranking_run(run_dir, split, cache_dir)
+    if per_user is not None:
+        evaluation.per_user.write(per_user)
+    if as_json:
+        click.echo(json.dumps(evaluation.to_json(), indent=1))
+        return
+    click.echo(f"{metrics_table({split: evaluation.metrics})}\n\n{evaluation.table()}")
+    if per_user is not None:
+        click.echo(f"\nmetrics of every user in {per_user}")

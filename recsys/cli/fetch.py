@@ -9,17 +9,23 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from recsys.cli.options import CACHE_DIR, SET, examples
 from recsys.errors import ConfigError, did_you_mean
 
+if TYPE_CHECKING:
+    from recsys.data.dataset import Dataset
+    from recsys.graph.dataset import InteractionDataset
+
 
 @click.command(
     epilog=examples(r"""
     recsys fetch movielens --set edition=1m
     recsys fetch frappe --set path=~/data/frappe
+    recsys fetch planted_communities --set num_users=500
     recsys fetch my_project.data.ClickLog
 """)
 )
@@ -32,12 +38,35 @@ def fetch(dataset: str, overrides: tuple[str, ...], cache_dir: Path) -> None:
     DATASET is a file name in recsys/datasets or the import path of your own class. --set gives its
     options.
     """
+    from recsys.cf_config import InteractionDatasetBlock
     from recsys.config import DatasetBlock, validate
+    from recsys.graph.dataset import InteractionDataset
+
+    path = dataset if "." in dataset else _dataset_path(dataset)
+    origin, block = f"recsys fetch {dataset}", {"class": path}
+    if _is_a(path, InteractionDataset):
+        built = validate(InteractionDatasetBlock, block, overrides, origin).build()
+        _interactions(path, built, cache_dir)
+    else:
+        _log(path, validate(DatasetBlock, block, overrides, origin).build(), cache_dir)
+
+
+def _is_a(path: str, base: type) -> bool:
+    """Whether a path names a concrete subclass; one that is wrong is told by its block."""
+    from recsys.config import resolve_class
+
+    try:
+        resolve_class(path, base)
+    except ConfigError:
+        return False
+    return True
+
+
+def _log(path: str, built: Dataset, cache_dir: Path) -> None:
+    """Files and splits of a log of clicks."""
     from recsys.data.readers import resolve_files
     from recsys.data.source import Source
 
-    path = dataset if "." in dataset else _dataset_path(dataset)
-    built = validate(DatasetBlock, {"class": path}, overrides, f"recsys fetch {dataset}").build()
     splits = built.splits(cache_dir)
     click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
     for name in ("source", "train", "valid", "test"):
@@ -48,9 +77,29 @@ def fetch(dataset: str, overrides: tuple[str, ...], cache_dir: Path) -> None:
     click.echo(f"  splits: {splits.kind}")
 
 
+def _interactions(path: str, built: InteractionDataset, cache_dir: Path) -> None:
+    """Users, items and splits of interactions, and what was left out."""
+    splits, knowledge = built.splits(cache_dir), built.knowledge(cache_dir)
+    train = splits.train
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    click.echo(f"  {train.num_users:,} users, {train.num_items:,} items")
+    for name, part in splits.items():
+        click.echo(f"  {name}: {len(part):,} interactions")
+    if knowledge is not None:
+        click.echo(
+            f"  knowledge: {len(knowledge):,} triples, {len(knowledge.entities):,} entities, "
+            f"{len(knowledge.relations):,} relations"
+        )
+    report = {**splits.report, **({} if knowledge is None else knowledge.report)}
+    for name, count in report.items():
+        if count:
+            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+
+
 def _dataset_path(name: str) -> str:
     """The import path of the one data set in ``recsys/datasets/<name>.py``."""
     from recsys.data.dataset import Dataset
+    from recsys.graph.dataset import InteractionDataset
 
     package = importlib.import_module("recsys.datasets")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -63,6 +112,6 @@ def _dataset_path(name: str) -> str:
     classes = [
         found
         for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, Dataset) and found.__module__ == module.__name__
+        if issubclass(found, Dataset | InteractionDataset) and found.__module__ == module.__name__
     ]
     return f"{classes[0].__module__}.{classes[0].__qualname__}"

@@ -1,4 +1,4 @@
-"""The command line: ``recsys train | evaluate | predict | compress | tune | export | fetch``.
+"""The command line: ``recsys train | evaluate | predict | recommend | ... | fetch``.
 
 Logging is set up here and nowhere else. Heavy imports happen inside the commands, so that
 ``recsys --help`` answers at once.
@@ -22,6 +22,7 @@ from recsys.cli.export import export
 from recsys.cli.fetch import fetch
 from recsys.cli.options import examples
 from recsys.cli.predict import predict
+from recsys.cli.recommend import recommend
 from recsys.cli.train import train
 from recsys.cli.tune import tune
 from recsys.errors import exit_on_error
@@ -54,12 +55,14 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=(train, evaluate, predict, compress, tune, export, fetch),
+    commands=(train, evaluate, predict, recommend, compress, tune, export, fetch),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(r"""
     recsys train --config configs/ctr/dcn_v2.yaml --run-dir runs/first
     recsys evaluate runs/first
     recsys predict runs/first new_rows.csv -o predictions.parquet
+    recsys train --config configs/graph/light_gcn.yaml --run-dir runs/light_gcn
+    recsys recommend runs/light_gcn --users 3,17
     recsys train --help
 """),
 )
@@ -67,7 +70,7 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of errors, and debug messages.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line to standard error.")
 def main(debug: bool, log_json: bool) -> None:
-    """Trains, judges and serves click-through-rate models.
+    """Trains, judges and serves click-through-rate models and collaborative filters.
 
     A configuration file names a data set, a model and how to train it; the run folder then holds
     the model and everything about it.

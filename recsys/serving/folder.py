@@ -189,6 +189,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def gives_lists(directory: Path | str) -> bool:
+    """Whether a folder holds a collaborative filter, which gives lists of items.
+
+    Args:
+        directory: An artefact or a run folder.
+
+    Raises:
+        CheckpointError: There is no model, or its manifest is damaged.
+    """
+    return USERS in read_manifest(artefact_folder(directory))["files"]
+
+
 def check_kind(folder: Path, manifest: Mapping[str, Any], lists: bool) -> None:
     """Refuses a model of another kind than the caller serves.
 

@@ -412,7 +412,7 @@ class Recommender:
         untrained = self._degrees.numpy()[rows.indices] == 0
         if unknown == "error":
             if untrained.any():
-                item = self.items.values[rows.indices[untrained][0]]
+                item = self.items.values[rows.indices[untrained]].tolist()[0]
                 raise DataError(
                     f"item {item!r} was not seen in training, so it says nothing of a user. Leave "
                     "it out, or set unknown='skip' or 'popular'."
@@ -456,7 +456,7 @@ class Recommender:
         if self.model.graph.knowledge is None:
             empty = self._degrees.numpy()[numbers] == 0
             if empty.any():
-                item = self.items.values[numbers[empty][0]]
+                item = self.items.values[numbers[empty]].tolist()[0]
                 raise DataError(
                     f"item {item!r} was not seen in training, so nothing is known of it."
                 )

@@ -20,9 +20,10 @@ from recsys.embeddings.backend import resolve_backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError, DataError
 from recsys.evaluate.evaluation import without_nan
-from recsys.evaluate.ranking import RankingEvaluation, RankingOptions, evaluate_ranking
+from recsys.evaluate.ranking import RankingEvaluation, evaluate_ranking
+from recsys.evaluate.stored_ranking import options_of, seen_and_relevant
 from recsys.graph.interaction_graph import InteractionGraph
-from recsys.graph.interactions import Interactions, InteractionSplits
+from recsys.graph.interactions import InteractionSplits
 from recsys.graph.sampling import PairLoader
 from recsys.serving.recommender_folder import save_recommender
 from recsys.train.backend import attach_tables
@@ -161,7 +162,7 @@ class RankingJob:
         experiment = self.experiment
         # After the start values, which depend on the seed alone: dropout differs by rank.
         seed_everything((self.seed * 1_000_003 + ranks.rank) % 2**32)
-        task = RankingTask(model, experiment.train, experiment.evaluation, tables, ranks)
+        task = RankingTask(model, experiment.train, experiment.evaluation, tables, ranks, self.seed)
         trainer = Trainer(
             task, tables, self.directory, self.show, on_evaluation=self.on_evaluation,
             storage=self.storage,
@@ -181,20 +182,14 @@ class RankingJob:
         self, model: CFModel, splits: InteractionSplits, ranks: Ranks
     ) -> dict[str, RankingEvaluation]:
         """Validation against what was trained on; test against both."""
-        config = self.experiment.evaluation
-        options = RankingOptions(
-            ks=config.ks,
-            bootstrap_samples=config.bootstrap_samples if ranks.first else 0,
-            slice_groups=config.slice_groups,
-            cold_below=config.cold_below,
-        )
+        options = options_of(self.experiment.evaluation)
+        if not ranks.first:
+            options = dataclasses.replace(options, bootstrap_samples=0)
         found: dict[str, RankingEvaluation] = {}
-        seen = splits.train
         for name in ("valid", "test"):
-            relevant: Interactions | None = getattr(splits, name)
-            if relevant is not None and len(relevant):
-                found[name] = evaluate_ranking(model, seen, relevant, options)
-                seen = seen.union(relevant)
+            pairs = seen_and_relevant(splits, name)
+            if pairs is not None:
+                found[name] = evaluate_ranking(model, *pairs, options)
         return found
 
     def _save(

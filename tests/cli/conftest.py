@@ -45,3 +45,24 @@ def trained(config: Path) -> tuple[Path, str]:
     result = cli("train", "--config", config, "--run-dir", run_dir, "--cache-dir", cache,
                     "--set", "train.learning_rate=1e-2")  # fmt: skip
     return run_dir, result.output
+
+
+@pytest.fixture(scope="session")
+def cf_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cf") / "light_gcn.yaml"
+    path.write_text(
+        "dataset: {class: recsys.datasets.planted_communities.PlantedCommunities, num_users: 60,\n"
+        "          num_items: 40, num_communities: 3, mean_items: 9}\n"
+        "model: {class: recsys.models.graph.light_gcn.LightGCN, embedding_dim: 4, num_layers: 1}\n"
+        "train: {batch_size: 128, num_threads: 1}\n"
+        "evaluation: {ks: [5, 20], bootstrap_samples: 20}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def recommending(cf_config: Path) -> tuple[Path, str]:
+    """The run folder of a collaborative filter and what training said."""
+    run_dir = cf_config.parent / "run"
+    result = cli("train", "--config", cf_config, "--run-dir", run_dir)
+    return run_dir, result.output

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from recsys.datasets.planted_communities import PlantedCommunities
 from tests.cli.conftest import cli
 
 
@@ -25,3 +26,24 @@ def test_fetch_says_where_to_get_what_it_may_not_fetch(tmp_path: Path) -> None:
     assert "--set pth=3: `pth` is not a field of Frappe.Config. Did you mean `path`?" in error
     error = cli("fetch", "os.system", code=2).stderr
     assert "`os.system` is not a Dataset class but a builtin function" in error
+
+
+def test_interactions_are_counted(tmp_path: Path) -> None:
+    text = cli("fetch", "planted_communities", "--set", "num_users=50", "--set", "num_items=40",
+               "--cache-dir", tmp_path).output  # fmt: skip
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == "recsys.datasets.planted_communities.PlantedCommunities"
+    assert "50 users, 40 items" in lines
+    splits = PlantedCommunities(PlantedCommunities.Config(num_users=50, num_items=40)).splits(
+        tmp_path
+    )
+    for name, part in splits.items():
+        assert f"{name}: {len(part):,} interactions" in lines
+    assert any(line.startswith("knowledge: ") for line in lines)
+
+
+def test_interactions_that_cannot_be_fetched_say_where_they_are(tmp_path: Path) -> None:
+    error = cli("fetch", "user_item_lists", "--cache-dir", tmp_path, code=2).stderr
+    assert "LightGCN-PyTorch" in error and "set `path` to it" in error
+    error = cli("fetch", "planted_communities", "--set", "num_user=5", code=2).stderr
+    assert "Did you mean `num_users`" in error

@@ -23,12 +23,19 @@ FLAGS = {
         "--budget", "--cache-dir", "--config", "--dtypes", "--jobs", "--out", "--schemes",
         "--seeds", "--set",
     ],
-    "evaluate": ["--cache-dir", "--columns", "--data", "--json", "--split", "RUN_DIR"],
+    "evaluate": [
+        "--cache-dir", "--columns", "--compare", "--data", "--json", "--per-user", "--split",
+        "RUN_DIR",
+    ],
     "export": ["--freeze", "--out", "--to", "-o", "RUN_DIR"],
     "fetch": ["--cache-dir", "--set", "DATASET"],
     "predict": [
         "--batch-size", "--columns", "--keep", "--negative-rate", "--num-threads", "--out", "-o",
         "INPUT", "RUN_DIR",
+    ],
+    "recommend": [
+        "--all-users", "--candidates", "--explain", "--history", "--k", "--num-threads", "--out",
+        "--similar-to", "--unknown", "--users", "--users-file", "-o", "RUN_DIR",
     ],
     "tune": [
         "--address", "--cache-dir", "--keep-models", "--out", "--ray", "--set", "--storage",
