@@ -38,7 +38,8 @@ class iALS(FittedModel):
     Source:
         Rendle, Krichene, Zhang, Koren, "Revisiting the Performance of iALS on Item Recommendation
         Benchmarks", RecSys 2022, Equations 1 to 4; after Hu, Koren, Volinsky, "Collaborative
-        Filtering for Implicit Feedback Datasets", ICDM 2008.
+        Filtering for Implicit Feedback Datasets", ICDM 2008. The default weights were the best of
+        Gowalla on a tenth of its training pairs held out.
 
     Example:
         >>> graph = InteractionGraph(2, 2, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
@@ -56,9 +57,9 @@ class iALS(FittedModel):
 
         dim: int = Field(default=256, ge=1)
         """Width of the vectors."""
-        unobserved_weight: float = Field(default=0.1, gt=0)
+        unobserved_weight: float = Field(default=0.02, gt=0)
         """alpha0: how much a pair that was not seen counts."""
-        l2: float = Field(default=0.003, gt=0)
+        l2: float = Field(default=0.001, gt=0)
         """Regularization."""
         l2_exponent: float = Field(default=1.0, ge=0)
         """nu: 1 regularizes in proportion to what a row explains, 0 all rows alike."""

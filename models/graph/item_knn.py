@@ -54,7 +54,8 @@ class ItemKNN(ItemSimilarityModel):
         shrinkage: float = Field(default=0.0, ge=0)
         """Holds pairs with few shared users back."""
         weighting: Literal["none", "tfidf", "bm25"] = "none"
-        """How pairs count, see `recsys.graph.item_similarity.weighted`."""
+        """How pairs count, see `recsys.graph.item_similarity.weighted`. Where no pair has a weight
+        of its own and nothing shrinks, bm25 is the same as tfidf: a cosine does not see lengths."""
         bm25_k1: float = Field(default=1.2, gt=0)
         """Of bm25: from where more of a weight says little."""
         bm25_b: float = Field(default=0.75, ge=0, le=1)

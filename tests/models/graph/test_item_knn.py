@@ -81,3 +81,8 @@ def test_a_fit_goes_through_a_state_dict():
 def test_negative_weights_are_refused():
     with pytest.raises(DataError, match="weights of pairs from 0"):
         fitted(-DENSE)
+
+
+def test_a_cosine_does_not_see_lengths():
+    same = [fitted(weighting=kind).weights.matrix().toarray() for kind in ("tfidf", "bm25")]
+    np.testing.assert_allclose(same[0], same[1], rtol=1e-5)
