@@ -33,8 +33,8 @@ class BSPM(FittedModel):
         graph: The training pairs.
 
     Source:
-        Choi et al., "Blurring-Sharpening Process Models for Collaborative Filtering", SIGIR 2023,
-        Equations 6 to 10. Both equations are linear, so a step of any Runge-Kutta method of order
+        Choi et al., "Blurring-Sharpening Process Models for Collaborative Filtering", SIGIR 2023.
+        Both equations are linear, so a step of any Runge-Kutta method of order
         n with n stages is ``sum_(m <= n) (h A)^m / m!``. Differs: the ideal filter is applied, not
         solved for (the same with their one Euler step). The defaults are those of their code for
         Gowalla. For Yelp2018: ``solver: euler, sharpen_time: 1.2, average_points: true,

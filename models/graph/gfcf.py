@@ -27,8 +27,8 @@ class GFCF(FittedModel):
         graph: The training pairs.
 
     Source:
-        Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021, Equation
-        14; defaults are theirs.
+        Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021
+        (GF-CF); rank and weight are those of its authors for Gowalla and Yelp2018.
 
     Example:
         >>> import torch

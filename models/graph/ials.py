@@ -37,7 +37,7 @@ class iALS(FittedModel):
 
     Source:
         Rendle, Krichene, Zhang, Koren, "Revisiting the Performance of iALS on Item Recommendation
-        Benchmarks", RecSys 2022, Equations 1 to 4; after Hu, Koren, Volinsky, "Collaborative
+        Benchmarks", RecSys 2022; after Hu, Koren, Volinsky, "Collaborative
         Filtering for Implicit Feedback Datasets", ICDM 2008. The default weights were the best of
         Gowalla on a tenth of its training pairs held out.
 

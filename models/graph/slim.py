@@ -24,8 +24,8 @@ class SLIM(ItemSimilarityModel):
         graph: The training pairs.
 
     Source:
-        Ning and Karypis, "SLIM: Sparse Linear Methods for Top-N Recommender Systems", ICDM 2011,
-        Equation 3; with ``candidates`` their fsSLIM (Section 5.4). In terms of scikit-learn's
+        Ning and Karypis, "SLIM: Sparse Linear Methods for Top-N Recommender Systems", ICDM 2011;
+        with ``candidates`` their fsSLIM. In terms of scikit-learn's
         ``ElasticNet(positive=True, fit_intercept=False)``: ``l1 = U alpha l1_ratio`` and
         ``l2 = U alpha (1 - l1_ratio)`` for U users. The defaults are alpha 1e-3 and l1_ratio 1e-3
         on Gowalla.

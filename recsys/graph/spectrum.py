@@ -164,8 +164,7 @@ def top_eigenvectors(
 
     Source:
         Zhou, Saad, Tiago, Chelikowsky, "Self-consistent-field calculations using
-        Chebyshev-filtered subspace iteration", J. Comput. Phys. 2006, Algorithm 4.1 without
-        scaling. Differs: the damped interval is [0, smallest Ritz value], which needs no bound of
+        Chebyshev-filtered subspace iteration", J. Comput. Phys. 2006. Differs: the damped interval is [0, smallest Ritz value], which needs no bound of
         the spectrum.
     """
     rank = min(rank, size)

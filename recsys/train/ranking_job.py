@@ -146,6 +146,7 @@ class RankingJob:
                 self._say(f"  {name.replace('_', ' ')}: {count:,}")
 
     def _fit(self, model: FittedModel) -> FitResult:
+        model.reset_parameters(self.seed)
         start = time.perf_counter()
         model.fit(self._say)
         seconds = time.perf_counter() - start
