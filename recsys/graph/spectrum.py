@@ -164,8 +164,8 @@ def top_eigenvectors(
 
     Source:
         Zhou, Saad, Tiago, Chelikowsky, "Self-consistent-field calculations using
-        Chebyshev-filtered subspace iteration", J. Comput. Phys. 2006. Differs: the damped interval is [0, smallest Ritz value], which needs no bound of
-        the spectrum.
+        Chebyshev-filtered subspace iteration", J. Comput. Phys. 2006. Differs: the damped interval
+        is [0, smallest Ritz value], which needs no bound of the spectrum; only columns are scaled.
     """
     rank = min(rank, size)
     if size <= max(_EXACT, 2 * rank):
