@@ -71,10 +71,10 @@ def test_loss_and_gradient_are_those_of_the_equations(normalize, kappa):
             one, two, all_ = (functional.normalize(x, dim=1) for x in (one, two, all_))
         positive = ((one * two).sum(1) / 0.1).clamp(-5, 5)
         assert (positive == 5).any(), "the limit is reached"
-        nce = ((one @ all_.T / 0.1).logsumexp(1) - positive).mean()
+        plain = ((one @ all_.T / 0.1).logsumexp(1) - positive).mean()
         once = nodes.unique()
         bound = pot_score(view[once], vectors[once])
-        wanted = wanted + 0.7 * ((1 - kappa) * nce + kappa * bound)
+        wanted = wanted + 0.7 * ((1 - kappa) * plain + kappa * bound)
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-4)
     wanted.backward()
     mine = torch.cat([gradient[2:5], gradient[7:12]])

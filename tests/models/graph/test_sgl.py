@@ -67,9 +67,9 @@ def test_loss_and_gradient_are_those_of_the_equations(view, kappa):
     wanted = wanted + 0.3 * 0.5 * rows[used].square().sum() / 3
     for nodes, kind in ((users, slice(0, 3)), (items, slice(3, 8))):
         one, two = views
-        nce = info_nce(one[nodes], two[nodes], 0.2, among=two[kind])
+        plain = info_nce(one[nodes], two[nodes], 0.2, among=two[kind])
         once = nodes.unique()
-        wanted = wanted + 0.7 * ((1 - kappa) * nce + kappa * pot_score(one[once], two[once]))
+        wanted = wanted + 0.7 * ((1 - kappa) * plain + kappa * pot_score(one[once], two[once]))
     torch.testing.assert_close(loss, wanted)
     wanted.backward()
     torch.testing.assert_close(torch.cat([gradient[2:5], gradient[7:12]]), rows.grad)

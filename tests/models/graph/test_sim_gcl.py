@@ -58,8 +58,8 @@ def test_loss_and_gradient_are_those_of_the_equations(kappa):
     wanted = wanted + 0.3 * 0.5 * rows[used].square().sum() / 3
     for nodes in ([0, 2], [3, 4, 6]):
         one, two = (view[nodes] for view in views)
-        nce = info_nce(one, two, 0.4)
-        wanted = wanted + 0.7 * ((1 - kappa) * nce + kappa * pot_score(one, two))
+        plain = info_nce(one, two, 0.4)
+        wanted = wanted + 0.7 * ((1 - kappa) * plain + kappa * pot_score(one, two))
     torch.testing.assert_close(loss, wanted)
     wanted.backward()
     torch.testing.assert_close(torch.cat([gradient[2:5], gradient[7:12]]), rows.grad)

@@ -55,9 +55,9 @@ def test_loss_and_gradient_are_those_of_the_equations(layer, kappa):
     wanted = functional.softplus((user * other).sum(1) - (user * item).sum(1)).mean()
     wanted = wanted + 0.3 * 0.5 * rows[used].square().sum() / 3
     for nodes in ([0, 2], [3, 4, 6]):
-        nce = info_nce(vectors[nodes], view[nodes], 0.15)
+        plain = info_nce(vectors[nodes], view[nodes], 0.15)
         bound = pot_score(vectors[nodes], view[nodes])
-        wanted = wanted + 0.7 * ((1 - kappa) * nce + kappa * bound)
+        wanted = wanted + 0.7 * ((1 - kappa) * plain + kappa * bound)
     torch.testing.assert_close(loss, wanted)
     wanted.backward()
     torch.testing.assert_close(torch.cat([gradient[2:5], gradient[7:12]]), rows.grad)
