@@ -9,6 +9,7 @@ Stability: caller
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -348,7 +349,8 @@ class EmbeddingModel(CFModel):
     @property
     def device(self) -> torch.device:
         """Where the tables are."""
-        return next(self.embeddings.parameters()).device
+        state = itertools.chain(self.embeddings.parameters(), self.embeddings.buffers())
+        return next(state).device  # frozen tables are buffers
 
     def encode(self) -> Tensor:
         """Vectors of all users and items with their gradient; noise and dropout in training only.
