@@ -51,7 +51,7 @@ class SLIM(ItemSimilarityModel):
         """Makes weights small, in units of shared users."""
         candidates: int | None = Field(default=None, ge=1)
         """Items that may give an item, those with the largest cosine; None for all."""
-        tolerance: float = Field(default=1e-3, gt=0)
+        tolerance: float = Field(default=1e-2, gt=0)
         """Items are done when no weight changes by more."""
         max_sweeps: int = Field(default=50, ge=1)
         """Over all weights, at most."""

@@ -16,6 +16,7 @@ from recsys.graph.item_similarity import kept, top_of_rows
 from recsys.graph.products import scaled, size, sums, transposed
 
 _BLOCK_FLOATS = 1 << 25  # of the predictions of a block of items: 128 MB
+_PICK_COST = 6  # of one number, in numbers of a row that is copied
 
 
 def item_regressions(
@@ -91,34 +92,65 @@ def _descend(
     columns: csc_array, gram: csr_array, l1: float, l2: float, tolerance: float, max_sweeps: int
 ) -> tuple[np.ndarray, int, float]:
     """Coordinate descent on one block: weights of the entries of ``gram``."""
-    (num_users, _), (_, width) = size(columns), size(gram)
-    predicted = np.zeros(num_users * width, np.float32)
+    predicted = np.zeros((size(columns)[0], size(gram)[1]), np.float32)
     weights = np.zeros(gram.nnz, np.float32)
-    begins = columns.indices.astype(np.int64) * width
-    values = columns.data[:, None].astype(np.float32)
-    plain = bool((columns.data == 1).all())
     squares = sums(columns.power(2), 0).astype(np.float32)
-    targets, gains = gram.indices.astype(np.int64), gram.data.astype(np.float32) - np.float32(l1)
+    gains = gram.data.astype(np.float32) - np.float32(l1)
+    values = None if (columns.data == 1).all() else columns.data.astype(np.float32)
     change = 0.0
     for sweep in range(1, max_sweeps + 1):
         change = 0.0
         for item in np.flatnonzero(np.diff(gram.indptr)):
-            entries = slice(gram.indptr[item], gram.indptr[item + 1])
-            users = slice(columns.indptr[item], columns.indptr[item + 1])
-            at = np.add.outer(begins[users], targets[entries])
-            found = predicted.take(at)
-            if not plain:
-                found *= values[users]
-            old = weights[entries]
-            new = gains[entries] - found.sum(axis=0) + squares[item] * old
+            own = slice(gram.indptr[item], gram.indptr[item + 1])
+            pairs = slice(columns.indptr[item], columns.indptr[item + 1])
+            rated = None if values is None else values[pairs]
+            part = _Part(predicted, columns.indices[pairs], gram.indices[own], rated)
+            old = weights[own]
+            new = gains[own] - part.total() + squares[item] * old
             np.maximum(new / np.float32(squares[item] + l2), 0, out=new)
             moved = new - old
-            rows = np.flatnonzero(moved)
-            if len(rows) == 0:
-                continue
-            weights[entries] = new
-            predicted[at[:, rows]] += moved[rows] if plain else values[users] * moved[rows]
-            change = max(change, float(np.abs(moved).max()))
+            most = float(np.abs(moved).max())
+            if most > 0:
+                weights[own] = new
+                part.add(moved)
+                change = max(change, most)
         if change <= tolerance:
             return weights, sweep, change
     return weights, max_sweeps, change
+
+
+class _Part:
+    """What is predicted for the users of one item, of the targets that it may give.
+
+    Whole rows are copied where that is quicker than picking many of their numbers.
+    """
+
+    def __init__(
+        self, table: np.ndarray, users: np.ndarray, targets: np.ndarray, values: np.ndarray | None
+    ) -> None:
+        self.table, self.users, self.targets = table, users, targets
+        self.values = None if values is None else values[:, None]
+        self.whole = len(targets) * _PICK_COST > table.shape[1]
+        if self.whole:
+            self.found = table[users]
+        else:
+            self.at = np.add.outer(users.astype(np.int64) * table.shape[1], targets)
+            self.found = table.ravel().take(self.at)
+
+    def total(self) -> np.ndarray:
+        """Sums over users, each times the value of its pair."""
+        weight = np.ones((1, len(self.users)), np.float32) if self.values is None else self.values.T
+        total = (weight @ self.found)[0]
+        return total[self.targets] if self.whole else total
+
+    def add(self, moved: np.ndarray) -> None:
+        """Adds to the predictions what weights that moved give."""
+        if self.whole:
+            step = np.zeros(self.table.shape[1], np.float32)
+            step[self.targets] = moved
+            self.found += step if self.values is None else self.values * step
+            self.table[self.users] = self.found
+        else:
+            columns = np.flatnonzero(moved)
+            step = moved[columns] if self.values is None else self.values * moved[columns]
+            self.table.ravel()[self.at[:, columns]] += step
