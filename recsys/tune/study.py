@@ -30,7 +30,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from recsys.errors import ConfigError
+from recsys.config import Experiment
+from recsys.errors import ConfigError, RecsysError
 from recsys.train.folder import write_json
 from recsys.tune.halving import first_front, losses
 from recsys.tune.samplers import Seeded, make_pruner
@@ -147,6 +148,7 @@ class Study:
 
     def _compare(self, before: Mapping[str, Any], where: str) -> None:
         now = json.loads(json.dumps(self._identity()))
+        before = {**before, "experiment": _with_defaults(before.get("experiment"))}
         changed = [part for part in now if before.get(part) != now[part]]
         if not changed:
             return
@@ -301,6 +303,14 @@ class Study:
         with (self.directory / "workers" / "draw").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _with_defaults(experiment: Any) -> Any:
+    """As this version writes it: settings that are new since then have their defaults."""
+    try:
+        return Experiment.parse(experiment).model_dump(mode="json")
+    except (RecsysError, TypeError):
+        return experiment
 
 
 def _is_locked(path: Path) -> bool:

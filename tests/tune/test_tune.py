@@ -211,6 +211,21 @@ def test_another_space_under_the_same_name_is_refused(tmp_path, cache, sweep_of)
     assert len(study.rows()) == 2 and "goes on after 1 trials" in said[0]
 
 
+def test_a_study_of_a_version_with_fewer_settings_goes_on(tmp_path, cache, sweep_of):
+    search(sweep_of(trials=1), tmp_path, cache)
+    path = tmp_path / "study/sweep.json"
+    content = json.loads(path.read_text())
+    del content["experiment"]["train"]["epochs_per_evaluation"]
+    path.write_text(json.dumps(content))
+    sweep = sweep_of(trials=1)
+    space = sweep.space_of(sweep.experiment(tmp_path), TABLES)
+    assert len(Study(tmp_path / "study", sweep, space).rows()) == 1
+    content["experiment"]["train"]["num_epochs"] = 7
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="experiment: `train` changed"):
+        Study(tmp_path / "study", sweep, space)
+
+
 def test_what_an_earlier_study_found_is_known(tmp_path, cache, sweep_of):
     first, _ = search(sweep_of(trials=3), tmp_path, cache)
     (tmp_path / "study").rename(tmp_path / "before")
