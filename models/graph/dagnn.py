@@ -33,7 +33,7 @@ class DAGNN(PairModel):
         graph: The training pairs.
 
     Source:
-        Liu et al., "Towards Deeper Graph Neural Networks", KDD 2020, eq. 8, is a classifier of
+        Liu et al., "Towards Deeper Graph Neural Networks", KDD 2020, is a classifier of
         nodes. This adaptation is ours, the paper has no results for it: rows of tables instead of
         an MLP of features, no classifier after the gate, another start; without self-loops, as in
         LightGCN, odd layers of users are about items.

@@ -39,7 +39,7 @@ class LightGCL(ContrastiveModel):
 
     Source:
         Cai et al., "LightGCL: Simple Yet Effective Graph Contrastive Learning for Recommendation",
-        ICLR 2023, eq. 3 to 9, and the released code, whose products are not scaled to cosines
+        ICLR 2023, and the released code, whose products are not scaled to cosines
         and whose numerator is limited. Differs: one thinned-out graph a step for all layers where
         the code draws one a layer; the contrast is over the batch of pairs, not over one of its
         own; shared negatives stay out of it.

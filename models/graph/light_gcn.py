@@ -23,7 +23,7 @@ class LightGCN(LinearModel):
 
     Source:
         He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for
-        Recommendation", SIGIR 2020, eq. 3, 4, 15. Different: all layers are one operation, whose
+        Recommendation", SIGIR 2020. Differs: all layers are one operation, whose
         gradient is the same polynomial.
 
     Example:

@@ -24,8 +24,8 @@ class MFBPR(PairModel):
         graph: The training pairs.
 
     Source:
-        Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009,
-        section 4.3.1. Differs: no item bias; batches and Adam instead of single steps of SGD.
+        Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
+        Differs: no item bias; batches and Adam instead of single steps of SGD.
 
     Example:
         >>> import torch

@@ -40,7 +40,7 @@ class NGCF(PairModel):
         graph: The training pairs.
 
     Source:
-        Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019, eq. 7 to 11; the official
+        Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019; the official
         code, whose equations differ. Differs: node dropout, which in the code drops entries of the
         matrix, drops both directions of an edge and never self-loops.
 

@@ -38,8 +38,8 @@ class SGL(ContrastiveModel):
         graph: The training pairs.
 
     Source:
-        Wu et al., "Self-supervised Graph Learning for Recommendation", SIGIR 2021, eq. 4 to 6, 10
-        to 12, and SGL-Torch. Differs: losses are means over the pairs of a batch where SGL-Torch
+        Wu et al., "Self-supervised Graph Learning for Recommendation", SIGIR 2021, and
+        SGL-Torch. Differs: losses are means over the pairs of a batch where SGL-Torch
         has sums; a view drops each edge with the probability, not a fixed number of them.
 
     Example:

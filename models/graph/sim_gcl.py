@@ -32,7 +32,7 @@ class SimGCL(ContrastiveModel):
 
     Source:
         Yu et al., "Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for
-        Recommendation", SIGIR 2022, eq. 7 to 9; layers as in SELFRec. Differs from SELFRec: L2 is
+        Recommendation", SIGIR 2022; layers as in SELFRec. Differs from SELFRec: L2 is
         that of the rows of layer 0, squared, as in LightGCN; negatives' rows count too.
 
     Example:

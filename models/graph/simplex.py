@@ -45,7 +45,7 @@ class SimpleX(PairModel):
 
     Source:
         Mao et al., "SimpleX: A Simple and Strong Baseline for Collaborative Filtering", CIKM 2021,
-        eq. 3 to 7, and the official code. Differs: attention is a softmax over what the user has
+        and the official code. Differs: attention is a softmax over what the user has
         seen, where the code gives padding a share too. Margin and weight are to be tuned: the paper
         has others for every data set.
 

@@ -44,7 +44,7 @@ class UltraGCN(PairModel):
 
     Source:
         Mao et al., "UltraGCN: Ultra Simplification of Graph Convolutional Networks for
-        Recommendation", CIKM 2021, eq. 9 to 15, and the official code, whose omega has the form
+        Recommendation", CIKM 2021, and the official code, whose omega has the form
         of beta and counts an item among its own neighbours. Weights by default are those for
         Gowalla. Differs: means over a batch where the code has sums, so the L2 is divided by the
         size of the batch.

@@ -32,7 +32,7 @@ class XSimGCL(ContrastiveModel):
 
     Source:
         Yu et al., "XSimGCL: Towards Extremely Simple Graph Contrastive Learning for
-        Recommendation", TKDE 2023, section 3.3, with the options of SELFRec for Yelp2018. Differs
+        Recommendation", TKDE 2023, with the options of SELFRec for Yelp2018. Differs
         from SELFRec: L2 is that of the rows of layer 0, squared, as in LightGCN.
 
     Example:

@@ -25,7 +25,7 @@ class DepthGate(nn.Module):
         - output: (N, D)
 
     Source:
-        Liu et al., "Towards Deeper Graph Neural Networks", KDD 2020, eq. 8. Differs: the start,
+        Liu et al., "Towards Deeper Graph Neural Networks", KDD 2020. Differs: the start,
         which in their code is that of a linear layer.
 
     Example:

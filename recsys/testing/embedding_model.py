@@ -1,4 +1,6 @@
-"""What every collaborative filter with vectors has to do, as one suite to inherit.
+"""What every trained collaborative filter with vectors has to do, as one suite to inherit.
+
+That is what `recsys.testing.cf` asks of any filter, and more about noise, gradients and learning.
 
 Example::
 
@@ -14,13 +16,9 @@ Stability: testing
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
-import numpy as np
-import pytest
 import torch
-import yaml
-from pydantic import ValidationError
 from torch import Tensor
 
 from recsys.cf import EmbeddingModel
@@ -29,10 +27,10 @@ from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import InteractionSplits
-from recsys.graph.negatives import SamplingConfig
 from recsys.graph.planted_interactions import PlantedInteractions, PlantedInteractionsConfig
 from recsys.graph.sampling import PairLoader
 from recsys.graph.splitting import UserSplit, split_interactions
+from recsys.testing.cf import CFModelConformance
 from recsys.train.ranking_task import RankingTask
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
@@ -70,17 +68,11 @@ def planted_splits() -> InteractionSplits:
     return split_interactions(PlantedInteractions.of(_PLANTED).interactions(), UserSplit())
 
 
-class EmbeddingModelConformance:
+class EmbeddingModelConformance(CFModelConformance):
     """Inherit, name the model and a small config, and run pytest."""
 
-    model: ClassVar[type[EmbeddingModel]]
-    """The class under test."""
-    config: ClassVar[EmbeddingModel.Config]
-    """A small config of it, with its dropout or noise."""
-    sampling: ClassVar[SamplingConfig] = SamplingConfig()
-    """What it is trained on."""
     learning_rate: ClassVar[float] = 0.02
-    """Of Adam, for the tables and the rest."""
+    """For the tables and everything else."""
     num_epochs: ClassVar[int] = 15
     """After which it must be better than popularity."""
     gain: ClassVar[float] = 1.3
@@ -88,16 +80,13 @@ class EmbeddingModelConformance:
 
     # ------------------------------------------------------------------------------- helpers
 
-    def build(self, graph: InteractionGraph | None = None, **changes: object) -> EmbeddingModel:
-        """The model with start values of seed 1.
+    def tiny(self, graph: InteractionGraph | None = None) -> EmbeddingModel:
+        """The model in training, with start values of seed 1.
 
         Args:
             graph: By default the tiny one.
-            **changes: Fields of the config to replace.
         """
-        options = {**self.config.model_dump(), **changes}
-        config = self.model.Config.model_validate(options)
-        made = self.model(config, graph or tiny_graph())
+        made = cast(Any, self.model)(self.config, graph or tiny_graph())
         made.reset_parameters(1)
         return made
 
@@ -113,45 +102,11 @@ class EmbeddingModelConformance:
             return PairBatch(user, item, torch.tensor([0, 4, 3, 2]), known=known)
         return PairBatch(user, item, torch.tensor([[2, 4], [1, 4], [4, 3]]))
 
-    # ------------------------------------------------------------------------------- config
-
-    def test_config_survives_json_and_yaml(self) -> None:
-        """A saved config loads back equal."""
-        kind = type(self.config)
-        assert kind.model_validate_json(self.config.model_dump_json()) == self.config
-        text = yaml.safe_dump(self.config.model_dump(mode="json"))
-        assert kind.model_validate(yaml.safe_load(text)) == self.config
-
-    def test_unknown_config_key_is_refused(self) -> None:
-        """A misspelt setting never passes silently."""
-        with pytest.raises(ValidationError, match="num_layer_s"):
-            self.model.Config.model_validate({**self.config.model_dump(), "num_layer_s": 3})
-
-    # ------------------------------------------------------------------------------- start, state
-
-    def test_start_values_depend_on_the_seed_alone(self) -> None:
-        """Equal for one seed, whatever the global random state; others for another."""
-        one = self.build().state_dict()
-        torch.manual_seed(123)
-        two, other = self.build(), self.build()
-        other.reset_parameters(2)
-        assert all(torch.equal(one[name], value) for name, value in two.state_dict().items())
-        changed = [n for n, value in other.state_dict().items() if not torch.equal(one[n], value)]
-        assert changed
-
-    def test_a_state_dict_is_the_whole_model(self) -> None:
-        """Another model with the state gives the same vectors."""
-        one, two = self.build().eval(), self.build()
-        two.reset_parameters(9)
-        two.load_state_dict(one.state_dict())
-        for mine, other in zip(one.vectors(), two.eval().vectors()):
-            torch.testing.assert_close(mine, other)
-
     # ------------------------------------------------------------------------------- vectors, loss
 
     def test_scores_are_products_of_vectors_without_noise(self) -> None:
         """Noise and dropout are for training; items without users have finite scores."""
-        made = self.build().eval()
+        made = self.tiny().eval()
         users, items = (part.clone() for part in made.vectors())
         made.train()
         made.eval()
@@ -162,7 +117,7 @@ class EmbeddingModelConformance:
 
     def test_a_step_reaches_every_parameter(self) -> None:
         """Over some batches, every parameter has a gradient that is not 0, and a finite one."""
-        made = self.build()
+        made = self.tiny()
         seed_everything(0)
         for _ in range(4):
             made.loss(self.batch()).backward()
@@ -172,22 +127,12 @@ class EmbeddingModelConformance:
 
     def test_shared_negatives_leave_out_what_is_known(self) -> None:
         """The loss and its gradient are finite."""
-        made = self.build()
+        made = self.tiny()
         loss = made.loss(self.batch(shared=True))
         loss.backward()
         assert loss.isfinite() and loss.ndim == 0
         grads = [p.grad for p in made.parameters() if p.grad is not None]
         assert grads and all(grad.isfinite().all() for grad in grads)
-
-    def test_compressed_tables_are_trained(self) -> None:
-        """Rows that are computed take gradients too."""
-        scheme = {"scheme": {"kind": "hash", "num_buckets": 3}, "exact_rows": 0}
-        made = self.build(compression=scheme)
-        made.loss(self.batch()).backward()
-        tables = made.embeddings.table_parameters()
-        assert tables and all(t.grad is not None and t.grad.abs().sum() > 0 for t in tables)
-        users, items = made.eval().vectors()
-        assert (len(users), len(items)) == (3, 5) and items.isfinite().all()
 
     # ------------------------------------------------------------------------------- training
 
@@ -199,7 +144,7 @@ class EmbeddingModelConformance:
         )  # fmt: skip
         graph = InteractionGraph.of(planted_splits().train)
         seed_everything(3)
-        made = self.build(graph)
+        made = self.tiny(graph)
         tables = made.embeddings.attach_optimizer(
             EmbeddingOptimizerConfig(kind="adam", mode="dense", learning_rate=self.learning_rate)
         )
@@ -224,17 +169,3 @@ class EmbeddingModelConformance:
         made.keep_vectors(torch.ones(made.graph.num_users, 1), popular[:, None])
         base = evaluate_ranking(made, splits.train, splits.test, options)
         assert found.metrics["recall@20"] > self.gain * base.metrics["recall@20"]
-
-    def test_resuming_within_an_epoch_changes_nothing(self, tmp_path: Path) -> None:
-        """What is drawn in a step or for an epoch is drawn again."""
-        whole, loader = self._job(tmp_path / "whole", num_epochs=3)
-        whole.fit(loader)
-        steps = len(loader) + len(loader) // 2
-        cut, loader = self._job(tmp_path / "cut", num_epochs=3, max_steps=steps)
-        cut.fit(loader)
-        rest, loader = self._job(tmp_path / "cut", num_epochs=3)
-        torch.manual_seed(77)
-        np.random.seed(77)
-        rest.fit(loader, resume=True)
-        mine, other = whole.model.state_dict(), rest.model.state_dict()
-        assert all(torch.equal(mine[name], other[name]) for name in mine)

@@ -9,9 +9,15 @@ from torch.nn import functional
 from recsys.errors import ConfigError
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.models.graph.light_gcn import LightGCN
+from recsys.testing.embedding_model import EmbeddingModelConformance
 from recsys.types import PairBatch
 
 USER, ITEM = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 2, 3])
+
+
+class TestSuite(EmbeddingModelConformance):
+    model = LightGCN
+    config = LightGCN.Config(embedding_dim=8)
 
 
 def graph() -> InteractionGraph:
