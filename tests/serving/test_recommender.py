@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.cf import CFModel
+from recsys.cf import CFModel, EmbeddingModel
 from recsys.errors import ConfigError, DataError, TrainingError
 from recsys.graph.explanation import Explanation, Node, Reason
 from recsys.graph.interaction_graph import InteractionGraph
@@ -289,7 +289,7 @@ def test_models_without_a_linear_encoder_refuse_and_say_which_do():
             """The same."""
 
         def messages(self) -> Tensor:
-            return super(LightGCN, self).messages()
+            return EmbeddingModel.messages(self)
 
     model = Rows(Rows.Config(embedding_dim=2), InteractionGraph.of(TRAIN))
     model.reset_parameters(0)
