@@ -9,7 +9,6 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -349,8 +348,7 @@ class EmbeddingModel(CFModel):
     @property
     def device(self) -> torch.device:
         """Where the tables are."""
-        state = itertools.chain(self.embeddings.parameters(), self.embeddings.buffers())
-        return next(state).device  # frozen tables are buffers
+        return self.embeddings.store.device
 
     def encode(self) -> Tensor:
         """Vectors of all users and items with their gradient; noise and dropout in training only.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from recsys.base import RecModel
+from recsys.cf import CFModel
 from recsys.config import EmbeddingConfig
 from recsys.embeddings.backend import Backend, torchrec_module
 from recsys.embeddings.optimizer import EmbeddingOptimizer
@@ -38,7 +39,10 @@ def attach_tables(
     bags = (feature for feature in model.schema.keyed if isinstance(feature, MultiValued))
     door = torchrec_module()
     weighted = any(feature.weights for feature in bags)
-    options = door.ShardingOptions(sharding=config.sharding, weighted=weighted)
+    # A collaborative filter reads every row by itself, not sums of bags.
+    single = isinstance(model, CFModel)
+    unpooled = tuple(t.name for t in model.embeddings.store.tables) if single else ()
+    options = door.ShardingOptions(config.sharding, unpooled, weighted)
     return door.to_torchrec(model.embeddings, config, options, device)
 
 

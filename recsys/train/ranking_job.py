@@ -31,6 +31,7 @@ from recsys.train.display import Show
 from recsys.train.environment import environment
 from recsys.train.folder import write_json
 from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
+from recsys.train.phases import phases_of
 from recsys.train.ranking_card import RankingCard, write_ranking_card
 from recsys.train.ranking_plots import draw_ranking
 from recsys.train.ranking_task import RankingTask, Validation
@@ -94,6 +95,7 @@ class RankingJob:
         backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
         seed_everything(self.seed)
         model = self.experiment.model.build(graph)
+        _check_phases(model)
         tables: EmbeddingOptimizer | None = None
         step = 0
         if isinstance(model, FittedModel):
@@ -222,3 +224,16 @@ class RankingJob:
         env = json.loads((folder / "environment.json").read_text())
         card = RankingCard(self.experiment, splits, evaluations, result, step, env, pictures)
         write_ranking_card(folder, card)
+
+
+def _check_phases(model: CFModel) -> None:
+    """Refuses schemes that this job would train by half."""
+    schemes = model.embeddings.schemes
+    phases = phases_of(schemes)
+    if len(phases) > 1:
+        kinds = sorted({s.model_dump()["kind"] for s in schemes.values() if len(s.phases()) > 1})
+        raise ConfigError(
+            f"compression: `{'`, `'.join(kinds)}` is trained in several phases "
+            f"({', '.join(phase.name for phase in phases)}), which collaborative filters are not. "
+            "Use a scheme of one training, say hash, quotient_remainder, unified or cce."
+        )
