@@ -46,6 +46,7 @@ from recsys.embeddings.torchrec_plan import (
     stored_name,
     table_of,
 )
+from recsys.embeddings.torchrec_rows import mend_dense_rows
 from recsys.embeddings.torchrec_tables import ShardedTables, to_kjt
 from recsys.errors import ShardingError
 from recsys.schema import PAD_INDEX
@@ -128,6 +129,7 @@ class TorchrecStore(nn.Module):
             plan=plan,
             sharders=sharders(),
         )
+        mend_dense_rows(self._dmp)
         if any(source.flat(dim).is_meta for dim in source.dims):
             self.fill(seed=0)
         else:

@@ -162,8 +162,9 @@ def test_meta_tables_get_the_same_start_values():
     assert torch.equal(local.state_dict()["g.t.weight"], sharded.state_dict()["g.t.weight"])
 
 
-def test_rows_one_by_one():
-    config = EmbeddingOptimizerConfig(kind="adagrad")
+@pytest.mark.parametrize("mode", ["sparse", "dense"])
+def test_rows_one_by_one(mode):
+    config = EmbeddingOptimizerConfig(kind="adagrad", mode=mode)
     results = []
     for backend in ("local", "torchrec"):
         collection = make_collection()
