@@ -1,0 +1,303 @@
+"""Quality against CPU seconds of collaborative filters: trains, keeps the curves, draws them.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/graph_quality.py benchmarks/quality/gowalla.yaml
+    ... --only x_sim_gcl --judge valid        # to choose epochs and settings: test is not touched
+    ... --only x_sim_gcl --seeds 1,2,3
+    ... --report                              # tables and plots of all that was run
+
+A settings file has a data set and runs: a configuration of ``configs/graph`` with changes. With
+``--judge valid`` a part of train validates and the curve is of that. With ``--judge test`` (default)
+all of train is trained on, for the number of epochs of the settings, and the curve is of test: what
+counts is its end, never its best point. Seconds are CPU seconds of training or fitting without
+evaluation, on one thread unless --threads says otherwise. A run goes on where it was stopped; one
+that is complete is left alone.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from printing import machine, say, table
+from recsys.cf import EmbeddingModel, FittedModel
+from recsys.cf_config import CFExperiment, load_any
+from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import ConfigError, exit_on_error
+from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
+from recsys.evaluate.stored_ranking import seen_and_relevant
+from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.sampling import PairLoader
+from recsys.train import plots
+from recsys.train.backend import attach_tables
+from recsys.train.folder import write_json
+from recsys.train.job import table_bytes
+from recsys.train.ranking_task import RankingTask, Validation
+from recsys.train.ranks import Ranks
+from recsys.train.state import seed_everything
+from recsys.train.task import Judgement
+from recsys.train.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+KS = (10, 20)
+SHOWN = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "coverage@20")
+
+
+class WatchedTask(RankingTask):
+    """Keeps every judgement with the CPU seconds of training before it."""
+
+    path: Path
+    record: dict[str, Any]
+
+    def watch_into(self, path: Path, record: dict[str, Any], steps: int) -> None:
+        """Begins, or goes on from a record of the same run.
+
+        Args:
+            path: Where the record is kept.
+            record: What is known of the run.
+            steps: Of an epoch.
+        """
+        self.path, self.record, self.steps = path, record, steps
+        self.record.setdefault("curve", [])
+        self.clock = time.process_time()
+
+    def judge(self, valid: Validation, step: int, factor: float) -> Judgement:
+        """See `Task`."""
+        curve = self.record["curve"]
+        trained = time.process_time() - self.clock
+        before = curve[-1]["cpu_seconds"] if curve else 0.0
+        start = time.process_time()
+        found = super().judge(valid, step, factor)
+        point = {
+            "epoch": step / self.steps,
+            "cpu_seconds": before + trained,
+            "evaluation_cpu_seconds": time.process_time() - start,
+            "metrics": {name: found.values[name] for name in SHOWN},
+        }
+        curve.append(point)
+        write_json(self.path, self.record)
+        self.clock = time.process_time()
+        return found
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The file, with what every run may leave out."""
+    found = yaml.safe_load(path.read_text())
+    for name, run in found["runs"].items():
+        run.setdefault("config", name)
+        run.setdefault("set", [])
+    return found
+
+
+def experiment_of(settings: Mapping[str, Any], name: str, judge: str) -> CFExperiment:
+    """One run as an experiment."""
+    run = settings["runs"][name]
+    valid = settings.get("valid", 0.1) if judge == "valid" else 0
+    data = json.dumps(settings["dataset"])
+    changes = [f"dataset={data}", f"dataset.split.valid={valid}", *run["set"]]
+    found = load_any(ROOT / "configs/graph" / f"{run['config']}.yaml", changes)
+    if not isinstance(found, CFExperiment):
+        raise ConfigError(f"{run['config']}.yaml is not a collaborative filter.")
+    if judge == "test":  # nothing may be chosen there
+        train = found.train.model_copy(update={"early_stop_patience": None})
+        found = found.model_copy(update={"train": train})
+    return found
+
+
+def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path) -> None:
+    """Fits or trains one seed, and writes its record."""
+    record: dict[str, Any] = {"complete": False}
+    resume = path.exists() and (path.with_suffix("") / "checkpoints").exists()
+    if resume:
+        record = json.loads(path.read_text())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout.strip()  # fmt: skip
+    record |= {
+        "model": experiment.model.class_path.rpartition(".")[2], "seed": seed, "judge": judge,
+        "threads": torch.get_num_threads(), "commit": commit,
+        "experiment": experiment.model_dump(mode="json"),
+    }  # fmt: skip
+    dataset = experiment.dataset.build()
+    splits = dataset.splits(ROOT / ".data")
+    graph = InteractionGraph.of(splits.train, dataset.knowledge(ROOT / ".data"),
+                                experiment.weighted)  # fmt: skip
+    found = seen_and_relevant(splits, judge)
+    if found is None:
+        raise ConfigError(f"there is no {judge} split.")
+    valid = Validation(*found)
+    seed_everything(seed)
+    model = experiment.model.build(graph)
+    clock = time.process_time()
+    if isinstance(model, FittedModel):
+        model.reset_parameters(seed)
+        model.fit(say)
+        fitted = time.process_time()
+        options = RankingOptions(ks=KS, bootstrap_samples=0, slice_groups=0)
+        metrics = evaluate_ranking(model.eval(), valid.seen, valid.relevant, options).metrics
+        record["curve"] = [{
+            "epoch": 0, "cpu_seconds": fitted - clock,
+            "evaluation_cpu_seconds": time.process_time() - fitted,
+            "metrics": {name: metrics[name] for name in SHOWN},
+        }]  # fmt: skip
+    elif isinstance(model, EmbeddingModel):
+        train(model, experiment, valid, seed, path, record, resume)
+    record["complete"] = True
+    write_json(path, record)
+
+
+def train(
+    model: EmbeddingModel,
+    experiment: CFExperiment,
+    valid: Validation,
+    seed: int,
+    path: Path,
+    record: dict[str, Any],
+    resume: bool,
+) -> None:
+    """As `recsys train` does, with every judgement kept."""
+    ranks = Ranks.current()
+    model.reset_parameters(seed)
+    tables: EmbeddingOptimizer | None = attach_tables(model, experiment.embedding, "local")
+    record["table_bytes"] = table_bytes(model, tables, ranks)
+    seed_everything((seed * 1_000_003) % 2**32)
+    task = WatchedTask(model, experiment.train, experiment.evaluation, tables, ranks, seed)
+    loader = PairLoader(model.graph, experiment.sampling, experiment.train.batch_size, seed,
+                        scorer=model.pair_scores)  # fmt: skip
+    trainer = Trainer(task, tables, path.with_suffix(""), "auto")
+    task.watch_into(path, record, len(loader))
+    result = trainer.fit(loader, valid, resume=resume)
+    if result.interrupted:
+        sys.exit(130)
+
+
+# ------------------------------------------------------------------------------------- reports
+
+
+def records_of(folder: Path, judge: str) -> dict[str, list[dict[str, Any]]]:
+    """What was run, seeds by name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob(f"*/{judge}-*.json")):
+        record = json.loads(path.read_text())
+        if record.get("curve"):
+            found.setdefault(path.parent.name, []).append(record)
+    return found
+
+
+def chosen(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The point that counts: the end on test, the best on validation."""
+    if record["judge"] == "test":
+        return record["curve"][-1]
+    return max(record["curve"], key=lambda point: point["metrics"]["ndcg@20"])
+
+
+def report(folder: Path, judge: str, title: str, lines: Mapping[str, float]) -> None:
+    """A table by quality, and the plot of quality against CPU seconds."""
+    records = records_of(folder, judge)
+    rows = []
+    for name, seeds in records.items():
+        points = [chosen(record) for record in seeds]
+        cells = [name if all(record["complete"] for record in seeds) else f"{name} (unfinished)"]
+        for metric in SHOWN:
+            values = [point["metrics"][metric] for point in points]
+            spread = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.4f}{spread}")
+        cells += [f"{np.mean([point['epoch'] for point in points]):.0f}",
+                  f"{np.mean([point['cpu_seconds'] for point in points]):,.0f}",
+                  f"{np.mean([p['evaluation_cpu_seconds'] for p in points]):,.1f}",
+                  str(len(points))]  # fmt: skip
+        rows.append(cells)
+    rows.sort(key=lambda row: row[1], reverse=True)
+    table([("run", *SHOWN, "epochs", "train CPU s", "judge CPU s", "seeds"), *rows])
+    path = folder / f"{judge}.png"
+    plots.draw(path, lambda figure: paint(figure, records, title, lines), (10.0, 6.4))
+    say(f"drawn: {path}")
+
+
+def paint(
+    figure: Any,
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    title: str,
+    lines: Mapping[str, float],
+) -> None:
+    """Recall@20 against CPU seconds: a curve for what is trained, a point for what is fitted."""
+    axis = figure.subplots()
+    ends = []
+    for number, (name, seeds) in enumerate(sorted(records.items())):
+        curve = seeds[0]["curve"]
+        x = [max(point["cpu_seconds"], 0.01) for point in curve]
+        y = [point["metrics"]["recall@20"] for point in curve]
+        color, dashed = plots.color(number % 8), number >= 8
+        if len(curve) == 1:
+            axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6)
+        else:
+            axis.plot(x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4)
+        ends.append((y[-1], x[-1], name, color))
+    for name, value in lines.items():
+        axis.axhline(value, color="0.6", linewidth=0.8, linestyle=":")
+        axis.annotate(name, (0.012, value), fontsize=7, color="0.4", va="bottom")
+    low, high = axis.get_ylim()
+    place = -np.inf
+    for y, x, name, color in sorted(ends):  # labels at the right, none upon another
+        place = max(y, place + (high - low) * 0.028)
+        axis.annotate(
+            name, (x, y), xytext=(1.01, place), textcoords=("axes fraction", "data"), fontsize=8,
+            color=color, va="center", arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4},
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xlabel("CPU seconds of training or fitting (log)")
+    axis.set_ylabel("recall@20")
+    axis.set_title(title)
+    figure.subplots_adjust(right=0.82)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", type=Path, help="YAML: dataset and runs")
+    parser.add_argument("--only", help="names of runs, comma between them; default all")
+    parser.add_argument("--judge", choices=("valid", "test"), default="test", help="which split")
+    parser.add_argument("--seeds", default="1", help="comma between them")
+    parser.add_argument("--set", action="append", default=[], help="change a setting of the runs")
+    parser.add_argument("--label", default="", help="added to the names of the runs")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="results")
+    parser.add_argument("--report", action="store_true", help="only tables and plots")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs what is missing, then reports."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    settings = settings_of(args.settings)
+    folder = args.out / args.settings.stem
+    names = args.only.split(",") if args.only else list(settings["runs"])
+    if unknown := set(names) - set(settings["runs"]):
+        raise ConfigError(f"--only: no run {sorted(unknown)} in {args.settings}.")
+    for name in () if args.report else names:
+        for seed in map(int, args.seeds.split(",")):
+            path = folder / f"{name}{args.label}" / f"{args.judge}-{seed}.json"
+            if path.exists() and json.loads(path.read_text())["complete"]:
+                continue
+            say(f"{name}{args.label}, seed {seed}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            settings["runs"][name]["set"] += args.set
+            run_one(experiment_of(settings, name, args.judge), args.judge, seed, path)
+    print(machine())
+    title = f"{args.settings.stem}: {args.judge}"
+    lines = settings.get("published", {}) if args.judge == "test" else {}
+    report(folder, args.judge, title, lines)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
