@@ -9,7 +9,7 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +24,15 @@ from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
+from recsys.graph.epoch_loader import InTurn
 from recsys.graph.explanation import Explanation, Node, Reason
 from recsys.graph.fitted_buffers import FittedBuffers, check_history
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
 from recsys.graph.item_similarity import ItemWeights
+from recsys.graph.negatives import SamplingConfig
 from recsys.graph.products import scaled, size, sparse_dense, sums
-from recsys.schema import Init
+from recsys.graph.sampling import PairLoader
+from recsys.schema import Init, Schema
 from recsys.types import Batch, PairBatch
 
 _BLOCK = 256  # histories that are scored at once to explain one score
@@ -52,8 +55,17 @@ class CFModel(RecModel, abc.ABC):
     """Whether the graph must have a knowledge graph."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
-        super().__init__(config, graph.schema)
+        super().__init__(config, self.schema_of(graph))
         self.graph = graph
+
+    @classmethod
+    def schema_of(cls, graph: InteractionGraph) -> Schema:
+        """Features and rows of the tables; models with more kinds of nodes add theirs.
+
+        Args:
+            graph: To learn from.
+        """
+        return graph.schema
 
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:
@@ -336,14 +348,22 @@ class EmbeddingModel(CFModel):
 
     def rows(self) -> Tensor:
         """All rows of both tables with their gradient, users first, (U + I, D)."""
-        whole = [whole_table(self.embeddings, "embedding", table) for table in ("user", "item")]
+        return self.rows_of("user", "item")
+
+    def rows_of(self, *tables: str) -> Tensor:
+        """All rows of some tables with their gradient, one table after the other.
+
+        Args:
+            tables: Names.
+        """
+        whole = [whole_table(self.embeddings, "embedding", table) for table in tables]
         widths = {None if rows is None else rows.shape[1] for rows in whole}
         if len(widths) == 1 and None not in widths:
             return torch.cat([rows[FIRST_INDEX:] for rows in whole if rows is not None])
-        batch = _all_rows(self.graph, self.device)
-        users, _ = self.embeddings.sequence(batch, "embedding", "user")
-        items, _ = self.embeddings.sequence(batch, "embedding", "item")
-        return torch.cat([users, items])
+        sizes = self.schema.num_embeddings()
+        counts = [sizes[key] - FIRST_INDEX if key in tables else 0 for key in self.schema.keys]
+        batch = _all_rows(self.schema.keys, counts, self.device)
+        return torch.cat([self.embeddings.sequence(batch, "embedding", t)[0] for t in tables])
 
     @property
     def device(self) -> torch.device:
@@ -398,6 +418,27 @@ class EmbeddingModel(CFModel):
     def forward(self, batch: PairBatch) -> Tensor:
         """See `loss`."""
         return self.loss(batch)
+
+    def loader(
+        self,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 2048,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> PairLoader | InTurn:
+        """The batches that the model is trained on: pairs, and whatever else takes turns with them.
+
+        Args:
+            sampling: Which pairs and negatives.
+            batch_size: Pairs of a batch on each rank.
+            seed: Of the order and of all draws.
+            rank: This process.
+            world_size: Number of processes that share the pairs out.
+        """
+        return PairLoader(
+            self.graph, sampling, batch_size, seed, rank, world_size, self.pair_scores
+        )
 
     def begin_epoch(self, epoch: int, seed: int = 0) -> None:
         """Called when an epoch of training begins, and when training goes on within one.
@@ -535,9 +576,8 @@ class EmbeddingModel(CFModel):
         return _of_items(item, history.indices, given, score, score - float(given.sum()))
 
 
-def _all_rows(graph: InteractionGraph, device: torch.device) -> Batch:
-    """A batch that looks up every user and every item once."""
-    counts = (graph.num_users, graph.num_items)
+def _all_rows(keys: Sequence[str], counts: Sequence[int], device: torch.device) -> Batch:
+    """A batch that looks up so many rows of every table once."""
     size = max(counts)
     values = [torch.arange(FIRST_INDEX, count + FIRST_INDEX, dtype=torch.int32) for count in counts]
     lengths = [(torch.arange(size) < count).int() for count in counts]
@@ -546,6 +586,6 @@ def _all_rows(graph: InteractionGraph, device: torch.device) -> Batch:
         values=torch.cat(values),
         lengths=torch.cat(lengths),
         labels=torch.zeros(size, 1),
-        keys=("user", "item"),
-        value_counts=counts,
+        keys=tuple(keys),
+        value_counts=tuple(counts),
     ).to(device)

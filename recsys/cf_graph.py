@@ -5,6 +5,7 @@ Stability: caller
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -61,13 +62,27 @@ class PairModel(EmbeddingModel):
         for table, numbers in (("user", users), ("item", items)):
             whole = whole_table(self.embeddings, "embedding", table)
             if whole is None:
-                batch = _batch_of(users, items)
+                batch = _batch_of(self.schema.keys, {"user": users, "item": items})
                 return (
                     self.embeddings.sequence(batch, "embedding", "user")[0],
                     self.embeddings.sequence(batch, "embedding", "item")[0],
                 )
             found.append(functional.embedding(numbers + FIRST_INDEX, whole))
         return found[0], found[1]
+
+    def look_up_nodes(self, nodes: Tensor) -> Tensor:
+        """Rows of some nodes with their gradient; the others are not touched.
+
+        Args:
+            nodes: Numbers, users first, (N,) int64.
+
+        Returns:
+            (N, D).
+        """
+        is_user = nodes < self.graph.num_users
+        found = self.look_up(nodes[is_user], nodes[~is_user] - self.graph.num_users)
+        order = torch.cat([is_user.nonzero()[:, 0], (~is_user).nonzero()[:, 0]])
+        return functional.embedding(torch.argsort(order), torch.cat(found))
 
     def look_up_batch(self, batch: PairBatch) -> Triple:
         """The rows that a batch is about, in one look-up of each table.
@@ -229,14 +244,17 @@ class LinearModel(PairModel):
         return self.bpr_loss(vectors, self.gather(rows, batch), batch)
 
 
-def _batch_of(users: Tensor, items: Tensor) -> Batch:
-    """One row that has these users and these items."""
-    counts = (len(users), len(items))
+def _batch_of(keys: Sequence[str], numbers: Mapping[str, Tensor]) -> Batch:
+    """One row that has these numbers under their keys, and nothing under the others."""
+    device = next(iter(numbers.values())).device
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    found = [numbers.get(key, none) for key in keys]
+    counts = tuple(len(part) for part in found)
     return Batch(
-        dense=torch.zeros(1, 0, device=users.device),
-        values=(torch.cat([users, items]) + FIRST_INDEX).int(),
-        lengths=torch.tensor(counts, dtype=torch.int32, device=users.device),
-        labels=torch.zeros(1, 1, device=users.device),
-        keys=("user", "item"),
+        dense=torch.zeros(1, 0, device=device),
+        values=(torch.cat(found) + FIRST_INDEX).int(),
+        lengths=torch.tensor(counts, dtype=torch.int32, device=device),
+        labels=torch.zeros(1, 1, device=device),
+        keys=tuple(keys),
         value_counts=counts,
     )

@@ -202,3 +202,36 @@ class PairBatch:
             if (value := getattr(self, field.name)) is not None
         }
         return dataclasses.replace(self, **moved)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TripleBatch:
+    """Triples of a knowledge graph, each with a tail that it does not have.
+
+    Args:
+        head: Node of every triple; nodes are numbered users first, then entities.
+        relation: Its relation; each relation and its inverse are two.
+        tail: Node that the triple has.
+        negative: Node that it does not have.
+
+    Shape:
+        - head, relation, tail, negative: (B,) int64
+    """
+
+    head: Tensor
+    relation: Tensor
+    tail: Tensor
+    negative: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.head)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TripleBatch:
+        """The same batch on another device."""
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
+            for field in dataclasses.fields(self)
+        }
+        return dataclasses.replace(self, **moved)

@@ -34,7 +34,6 @@ from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.graph.negatives import SamplingConfig
-from recsys.graph.sampling import PairLoader
 from recsys.serving.freeze import freeze_model
 from recsys.serving.recommender_folder import load_recommender, save_recommender
 from recsys.train.ranking_task import RankingTask
@@ -135,7 +134,7 @@ class CFModelConformance:
             tables = model.embeddings.attach_optimizer(CFEmbeddingConfig(learning_rate=rate))
         task = RankingTask(model, config, RankingConfig(ks=(5,)), tables, Ranks.current())
         step, losses = TrainStep(task, tables, Ranks.current()), []
-        loader = PairLoader(model.graph, self.sampling, batch_size, 5, scorer=model.pair_scores)
+        loader = model.loader(self.sampling, batch_size, 5)
         model.train()
         for epoch in range(epochs):
             task.begin_epoch(epoch)

@@ -136,7 +136,7 @@ class EmbeddingModelConformance(CFModelConformance):
 
     # ------------------------------------------------------------------------------- training
 
-    def _job(self, run_dir: Path, **train: object) -> tuple[Trainer, PairLoader]:
+    def _job(self, run_dir: Path, **train: object) -> tuple[Trainer, Any]:
         """A trainer on planted communities, and its loader."""
         config = CFTrainConfig.model_validate(
             {"batch_size": 256, "learning_rate": self.learning_rate, "monitor": "recall@20",
@@ -149,7 +149,7 @@ class EmbeddingModelConformance(CFModelConformance):
             EmbeddingOptimizerConfig(kind="adam", mode="dense", learning_rate=self.learning_rate)
         )
         task = RankingTask(made, config, RankingConfig(), tables, Ranks.current(), seed=5)
-        loader = PairLoader(graph, self.sampling, config.batch_size, 3, scorer=made.pair_scores)
+        loader = made.loader(self.sampling, config.batch_size, 3)
         return Trainer(task, tables, run_dir, "none"), loader
 
     def test_it_learns_what_popularity_does_not_tell(self, tmp_path: Path) -> None:

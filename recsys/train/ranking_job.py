@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recsys.base import RecModel
 from recsys.cf import CFModel, EmbeddingModel, FittedModel
 from recsys.cf_config import CFExperiment
 from recsys.embeddings.backend import resolve_backend
@@ -24,7 +25,6 @@ from recsys.evaluate.ranking import RankingEvaluation, evaluate_ranking
 from recsys.evaluate.stored_ranking import options_of, seen_and_relevant
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import InteractionSplits
-from recsys.graph.sampling import PairLoader
 from recsys.serving.recommender_folder import save_recommender
 from recsys.train.backend import attach_tables
 from recsys.train.display import Show
@@ -95,7 +95,7 @@ class RankingJob:
         backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
         seed_everything(self.seed)
         model = self.experiment.model.build(graph)
-        _check_phases(model)
+        check_phases(model)
         tables: EmbeddingOptimizer | None = None
         step = 0
         if isinstance(model, FittedModel):
@@ -170,9 +170,9 @@ class RankingJob:
             task, tables, self.directory, self.show, on_evaluation=self.on_evaluation,
             storage=self.storage,
         )  # fmt: skip
-        loader = PairLoader(
-            model.graph, experiment.sampling, experiment.train.batch_size, self.seed, ranks.rank,
-            ranks.world_size, model.pair_scores,
+        loader = model.loader(
+            experiment.sampling, experiment.train.batch_size, self.seed, ranks.rank,
+            ranks.world_size,
         )  # fmt: skip
         valid = None
         if splits.valid is not None and len(splits.valid):
@@ -226,14 +226,21 @@ class RankingJob:
         write_ranking_card(folder, card)
 
 
-def _check_phases(model: CFModel) -> None:
-    """Refuses schemes that this job would train by half."""
+def check_phases(model: RecModel) -> None:
+    """Refuses schemes that a job of one training would train by half.
+
+    Args:
+        model: With its tables.
+
+    Raises:
+        ConfigError: A scheme has several trainings.
+    """
     schemes = model.embeddings.schemes
     phases = phases_of(schemes)
     if len(phases) > 1:
         kinds = sorted({s.model_dump()["kind"] for s in schemes.values() if len(s.phases()) > 1})
         raise ConfigError(
             f"compression: `{'`, `'.join(kinds)}` is trained in several phases "
-            f"({', '.join(phase.name for phase in phases)}), which collaborative filters are not. "
+            f"({', '.join(phase.name for phase in phases)}), which models of graphs are not. "
             "Use a scheme of one training, say hash, quotient_remainder, unified or cce."
         )

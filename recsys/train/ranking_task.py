@@ -6,6 +6,7 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from recsys.graph.interactions import Interactions
 from recsys.train.diagnosis import loss_problem
 from recsys.train.ranks import Ranks, WeightSum
 from recsys.train.task import Judgement, Task
-from recsys.types import PairBatch
+from recsys.types import PairBatch, TripleBatch
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -82,9 +83,9 @@ class RankingTask(Task):
         self._ranks, self._tables = ranks, None if tables is None else tables.config
         self._options = RankingOptions(ks=ranking.ks, bootstrap_samples=0, slice_groups=0)
 
-    def loss(self, batch: PairBatch) -> Tensor:
-        """The mean over the pairs of all ranks, as if one process had them."""
-        loss = self.model.loss(batch)
+    def loss(self, batch: PairBatch | TripleBatch) -> Tensor:
+        """The mean over the pairs (or triples) of all ranks, as if one process had them."""
+        loss = self.model.loss(cast(Any, batch))  # one of those that its own loader gives
         if self._ranks.world_size > 1:
             total = WeightSum(None, batch.batch_size, self._ranks, loss.device).value()
             loss = loss * (batch.batch_size * self._ranks.world_size / total)
