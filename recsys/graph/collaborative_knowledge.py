@@ -106,6 +106,22 @@ class CollaborativeKnowledge:
         """All edges: for small graphs."""
         return list(zip(self.head.tolist(), self.relation.tolist(), self.tail.tolist()))
 
+    def facts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges between entities, without interactions: head, relation and tail of each.
+
+        Entities are numbered from 0; of R relations, R + n is the inverse of relation n.
+
+        Returns:
+            (F,) int64 each.
+        """
+        known = len(self.relations) // 2 - 1
+        inverse = self.relation > known
+        relation = self.relation - 1 - inverse.long()
+        chosen = (self.relation != 0) & (self.relation != known + 1)
+        parts = self.head - self.num_users, relation, self.tail - self.num_users
+        head, relation, tail = (part[chosen] for part in parts)
+        return head, relation, tail
+
     def between(self, sources: Tensor, targets: Tensor) -> Tensor:
         """Positions of the edges from some nodes to some nodes, rising.
 

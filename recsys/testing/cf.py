@@ -41,7 +41,7 @@ from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
 from recsys.train.step import TrainStep
 
-NUM_USERS, NUM_ITEMS, _GROUPS = 30, 20, 3
+NUM_USERS, NUM_ITEMS, _GROUPS, _MAKERS = 30, 20, 3, 18
 _DATASET = {
     "class": "recsys.datasets.planted_communities.PlantedCommunities",
     "num_users": 40, "num_items": 30, "num_communities": 3, "mean_items": 8,
@@ -70,13 +70,16 @@ def tiny_interactions(weighted: bool = False) -> Interactions:
 
 
 def tiny_knowledge() -> KnowledgeGraph:
-    """The group of every item, and what groups are near."""
-    names = Names([*(f"i{n}" for n in range(NUM_ITEMS)), *(f"g{n}" for n in range(_GROUPS))])
-    items = np.arange(NUM_ITEMS)
-    head = np.concatenate([items, [NUM_ITEMS, NUM_ITEMS + 1]])
-    tail = np.concatenate([NUM_ITEMS + items % _GROUPS, [NUM_ITEMS + 1, NUM_ITEMS + 2]])
-    relation = np.concatenate([np.zeros(NUM_ITEMS, np.int64), [1, 1]])
-    return KnowledgeGraph(names, Names(["in", "near"]), NUM_ITEMS, head, relation, tail)
+    """The group and the maker of every item, and what groups are near; makers have one group."""
+    groups, makers = [f"g{n}" for n in range(_GROUPS)], [f"m{n}" for n in range(_MAKERS)]
+    names = Names([*(f"i{n}" for n in range(NUM_ITEMS)), *groups, *makers])
+    items, first = np.arange(NUM_ITEMS), NUM_ITEMS + _GROUPS
+    head = np.concatenate([items, items, [NUM_ITEMS, NUM_ITEMS + 1]])
+    tail = np.concatenate(
+        [NUM_ITEMS + items % _GROUPS, first + items % _MAKERS, [NUM_ITEMS + 1, NUM_ITEMS + 2]]
+    )
+    relation = np.repeat([0, 1, 2], [NUM_ITEMS, NUM_ITEMS, 2])
+    return KnowledgeGraph(names, Names(["in", "by", "near"]), NUM_ITEMS, head, relation, tail)
 
 
 class CFModelConformance:

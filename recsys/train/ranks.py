@@ -190,15 +190,25 @@ class GradientAverage:
         self._parameters, self._ranks = list(parameters), ranks
 
     def __call__(self) -> None:
-        """Replaces each gradient by the mean over ranks; a missing one counts as zero."""
+        """Replaces each gradient by the mean over ranks; a missing one counts as zero.
+
+        One that all ranks miss stays missing, as on one rank: a step that does not use a weight
+        does not move it.
+        """
         if self._ranks.world_size == 1 or not self._parameters:
             return
+        missing = [parameter.grad is None for parameter in self._parameters]
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        ranks_with = gradients[0].new_tensor([float(not absent) for absent in missing])
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), ranks_with])
         distributed.all_reduce(flat)
+        if any(missing):  # else no need to wait for the device
+            found = flat[-len(missing) :].tolist()
+            for parameter, count in zip(self._parameters, found):
+                parameter.grad = parameter.grad if count else None
         flat /= self._ranks.world_size
         start = 0
         for gradient in gradients:
