@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from recsys.cf import CFModel, FittedModel
 from recsys.config import (
     AnyExperiment,
     ClassBlock,
-    EmbeddingConfig,
+    DenseEmbeddingConfig,
     Experiment,
     FitConfig,
     resolve_class,
@@ -36,6 +36,8 @@ from recsys.graph.dataset import InteractionDataset
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.negatives import SamplingConfig
 from recsys.metrics.ranking import RANKING_METRICS
+from recsys.node_config import NodeExperiment
+from recsys.node_model import NodeClassifier
 from recsys.schema import Frozen
 
 
@@ -94,16 +96,8 @@ class RankingConfig(Frozen):
     """Users and items with fewer training interactions are cold."""
 
 
-class CFEmbeddingConfig(EmbeddingConfig):
+class CFEmbeddingConfig(DenseEmbeddingConfig):
     """How the tables of users and items are trained: by default all rows in every step."""
-
-    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "adam"
-    """The optimizer."""
-    mode: Literal["sparse", "dense"] = "dense"
-    """``dense``: every row is moved in every step, by its momentum too. ``sparse``: the rows of a
-    batch, for models without propagation."""
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """Highest step size of the schedule."""
 
 
 class CFExperiment(AnyExperiment):
@@ -145,7 +139,11 @@ class CFExperiment(AnyExperiment):
         return self
 
 
-def load_any(path: Path | str, overrides: Sequence[str] = ()) -> Experiment | CFExperiment:
+AnyKind = Experiment | CFExperiment | NodeExperiment
+"""Whatever `recsys train` trains."""
+
+
+def load_any(path: Path | str, overrides: Sequence[str] = ()) -> AnyKind:
     """Reads an experiment of any kind; the class of its model says which.
 
     Args:
@@ -159,7 +157,7 @@ def load_any(path: Path | str, overrides: Sequence[str] = ()) -> Experiment | CF
     return validate(kind_of(override(data, overrides)), data, overrides, str(path))
 
 
-def kind_of(data: Mapping[str, Any]) -> type[Experiment] | type[CFExperiment]:
+def kind_of(data: Mapping[str, Any]) -> type[AnyKind]:
     """The kind of an experiment given as plain values; one that is wrong is taken for clicks.
 
     Args:
@@ -170,6 +168,10 @@ def kind_of(data: Mapping[str, Any]) -> type[Experiment] | type[CFExperiment]:
     if not isinstance(path, str):
         return Experiment
     try:
-        return CFExperiment if issubclass(resolve_class(path, RecModel), CFModel) else Experiment
+        found = resolve_class(path, RecModel)
     except ConfigError:
-        return CFExperiment if path.startswith("recsys.models.graph.") else Experiment
+        folders = {"recsys.models.graph.": CFExperiment, "recsys.models.node.": NodeExperiment}
+        return next((k for start, k in folders.items() if path.startswith(start)), Experiment)
+    if issubclass(found, NodeClassifier):
+        return NodeExperiment
+    return CFExperiment if issubclass(found, CFModel) else Experiment

@@ -196,6 +196,18 @@ class EmbeddingConfig(EmbeddingOptimizerConfig):
     """Which rank holds which table, on the torchrec backend."""
 
 
+class DenseEmbeddingConfig(EmbeddingConfig):
+    """How tables are trained whose rows are all used in every step."""
+
+    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "adam"
+    """The optimizer."""
+    mode: Literal["sparse", "dense"] = "dense"
+    """``dense``: every row is moved in every step, by its momentum too. ``sparse``: the rows of a
+    batch, for models without propagation."""
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Highest step size of the schedule."""
+
+
 class FitConfig(Frozen):
     """How anything is trained by gradient descent, and how often it is looked at."""
 
@@ -352,7 +364,7 @@ def _refuse_other_kind(data: Mapping[str, Any], origin: str) -> None:
         raise ConfigError(
             f"{origin}: {found.__name__} does not predict clicks, and what is asked for is made "
             "for models that do. Collaborative filters have `recsys train`, `recsys evaluate` and "
-            "`recsys recommend`."
+            "`recsys recommend`, classifiers of nodes `recsys train` and `recsys evaluate`."
         )
 
 

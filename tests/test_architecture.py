@@ -16,9 +16,9 @@ LAYERS = {
     "errors": 0, "types": 0, "schema": 0, "hashing": 0, "config_text": 0, "config_problems": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "graph": 1,
-    "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2,
+    "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2, "node_model": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
-    "cf_config": 3, "models": 3, "datasets": 3,
+    "cf_config": 3, "node_config": 3, "models": 3, "datasets": 3,
     "cli": 4, "__main__": 4,
 }  # fmt: skip
 SIDEWAYS = {
@@ -33,12 +33,15 @@ SIDEWAYS = {
     "cf": {"base"},
     "cf_graph": {"cf"},
     "cf_contrast": {"cf", "cf_graph"},
+    "cf_knowledge": {"cf", "cf_graph"},
+    "node_model": {"base"},
     "serving": {"config"},
-    "evaluate": {"config", "cf_config", "serving"},
-    "cf_config": {"config"},
-    "train": {"config", "cf_config", "serving", "evaluate"},
+    "evaluate": {"config", "cf_config", "node_config", "serving"},
+    "node_config": {"config"},
+    "cf_config": {"config", "node_config"},
+    "train": {"config", "cf_config", "node_config", "serving", "evaluate"},
     "tune": {"config", "serving", "evaluate", "train"},
-    "testing": {"config", "cf_config", "serving", "evaluate", "train"},
+    "testing": {"config", "cf_config", "node_config", "serving", "evaluate", "train"},
     "__main__": {"cli"},
 }
 DOORS = {

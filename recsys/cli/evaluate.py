@@ -59,9 +59,9 @@ def evaluate(
 
     A model that predicts clicks by AUC, logloss, calibration and more, also on rows of a file. A
     collaborative filter by the lists that it gives: every item is ranked for every user, and what
-    the user has seen before is left out.
+    the user has seen before is left out. A classifier of nodes by accuracy and F1.
     """
-    from recsys.serving.folder import gives_lists
+    from recsys.serving.folder import classifies_nodes, gives_lists
 
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
@@ -73,11 +73,20 @@ def evaluate(
             )
         _ranking(run_dir, split or "test", per_user, compare, as_json, cache_dir)
         return
+    nodes = classifies_nodes(run_dir)
     if per_user is not None or compare is not None:
+        kind = "a classifier of nodes" if nodes else "a model that predicts clicks"
         raise ConfigError(
-            f"{run_dir} holds a model that predicts clicks: --per-user and --compare are for "
-            "collaborative filters."
+            f"{run_dir} holds {kind}: --per-user and --compare are for collaborative filters."
         )
+    if nodes:
+        if data is not None or columns is not None:
+            raise ConfigError(
+                f"{run_dir} holds a classifier of nodes, which is judged on a split of its run: "
+                "--data and --columns are for models that predict clicks."
+            )
+        _nodes(run_dir, split or "test", as_json, cache_dir)
+        return
     _clicks(run_dir, split, data, columns, as_json, cache_dir)
 
 
@@ -102,6 +111,17 @@ def _clicks(
         click.echo(json.dumps(evaluation.to_json(), indent=1))
     else:
         click.echo(f"{evaluation.name}: {evaluation.rows:,} rows\n{evaluation.table()}")
+
+
+def _nodes(run_dir: Path, split: str, as_json: bool, cache_dir: Path) -> None:
+    from recsys.evaluate.stored_nodes import evaluate_node_run
+    from recsys.evaluate.summary import metrics_table
+
+    evaluation = evaluate_node_run(run_dir, split, cache_dir)
+    if as_json:
+        click.echo(json.dumps(evaluation.to_json(), indent=1))
+        return
+    click.echo(f"{metrics_table({split: evaluation.metrics})}\n\n{evaluation.table()}")
 
 
 def _ranking(

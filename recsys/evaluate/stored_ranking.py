@@ -14,6 +14,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluate.ranking import RankingEvaluation, RankingOptions, evaluate_ranking
 from recsys.evaluate.significance import Comparison, compare
 from recsys.graph.interactions import Interactions, InteractionSplits
+from recsys.serving.folder import run_config
 from recsys.serving.recommender_folder import Stored, load_recommender
 
 
@@ -145,13 +146,7 @@ def _opened(
 
 def _experiment(folder: Path) -> CFExperiment:
     """Of a run folder, of one seed in it, or of the model folder in either."""
-    places = [folder, folder.parent, folder.parent.parent]
-    path = next((p / "config.json" for p in places if (p / "config.json").is_file()), None)
-    if path is None:
-        raise ConfigError(
-            f"{folder} has no config.json, which says what data it was trained on. Give the folder "
-            "of a run, not a copy of its model."
-        )
+    path = run_config(folder)
     experiment = load_any(path)
     if not isinstance(experiment, CFExperiment):
         raise ConfigError(f"{path}: expected the experiment of a collaborative filter.")

@@ -82,6 +82,8 @@ METRIC_ORDER = (
     "auc", "grouped_auc", "pr_auc", "logloss", "normalized_entropy", "calibration", "ece",
 )  # fmt: skip
 """Columns of metric tables."""
+CLASS_ORDER = ("accuracy", "macro_f1", "micro_f1")
+"""The same for models that tell classes."""
 RANKING_ORDER = ("recall", "ndcg", "hr", "mrr", "coverage")
 """The same for models that rank, at every cut-off."""
 
@@ -100,7 +102,7 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
         oracle  0.80000        -
     """
     known = {name for row in rows.values() for name in row}
-    names = [name for name in METRIC_ORDER if name in known]
+    names = [name for name in (*CLASS_ORDER, *METRIC_ORDER) if name in known]
     cuts = sorted({int(name.partition("@")[2]) for name in known if "@" in name})
     names += [f"{name}@{k}" for name in RANKING_ORDER for k in cuts if f"{name}@{k}" in known]
     cells = [[line, *(row.get(name) for name in names)] for line, row in rows.items()]

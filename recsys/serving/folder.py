@@ -38,6 +38,8 @@ USERS = "users.parquet"
 """A file that every collaborative filter has."""
 SCHEMA = "schema.json"
 """A file that every model of clicks has."""
+NODES = "nodes.json"
+"""A file that every classifier of nodes has."""
 
 _Model = TypeVar("_Model", bound=RecModel)
 
@@ -201,6 +203,37 @@ def gives_lists(directory: Path | str) -> bool:
     return USERS in read_manifest(artefact_folder(directory))["files"]
 
 
+def classifies_nodes(directory: Path | str) -> bool:
+    """Whether a folder holds a classifier of nodes.
+
+    Args:
+        directory: An artefact or a run folder.
+
+    Raises:
+        CheckpointError: There is no model, or its manifest is damaged.
+    """
+    return NODES in read_manifest(artefact_folder(directory))["files"]
+
+
+def run_config(folder: Path) -> Path:
+    """The configuration of a run folder, of one seed in it, or of the model folder in either.
+
+    Args:
+        folder: One of these.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    places = [folder, folder.parent, folder.parent.parent]
+    path = next((p / "config.json" for p in places if (p / "config.json").is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"{folder} has no config.json, which says what data it was trained on. Give the folder "
+            "of a run, not a copy of its model."
+        )
+    return path
+
+
 def check_kind(folder: Path, manifest: Mapping[str, Any], lists: bool) -> None:
     """Refuses a model of another kind than the caller serves.
 
@@ -215,6 +248,12 @@ def check_kind(folder: Path, manifest: Mapping[str, Any], lists: bool) -> None:
     """
     name = str(manifest.get("class")).rpartition(".")[2]
     files = manifest["files"]
+    if NODES in files:
+        raise CheckpointError(
+            f"{folder} holds {name}, a classifier of nodes, and this is for other models. To judge "
+            "it, use `recsys evaluate`; to read it, load_classifier of "
+            "recsys.serving.classifier_folder."
+        )
     if not lists and USERS in files:
         raise CheckpointError(
             f"{folder} holds {name}, a collaborative filter, and this is for models that predict "

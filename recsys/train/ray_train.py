@@ -25,9 +25,9 @@ import ray.train
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from recsys.cf_config import CFExperiment, kind_of
-from recsys.config import Experiment
+from recsys.cf_config import AnyKind, kind_of
 from recsys.errors import ConfigError, RecsysError, TrainingError
+from recsys.node_config import NodeExperiment
 from recsys.train.folder import locked, write_json
 from recsys.train.job import SeedResult
 from recsys.train.ranks import Ranks
@@ -80,7 +80,7 @@ def parse_workers(text: str) -> int | tuple[int, int]:
 
 
 def run_on_ray(
-    experiment: Experiment | CFExperiment,
+    experiment: AnyKind,
     run_dir: Path | str,
     options: RunOptions | None = None,
     cluster: RayOptions | None = None,
@@ -153,11 +153,15 @@ def run_on_ray(
     return SeedResult.load(directory)
 
 
-def _check(experiment: Experiment | CFExperiment, options: RunOptions, cluster: RayOptions) -> None:
+def _check(experiment: AnyKind, options: RunOptions, cluster: RayOptions) -> None:
     if len(experiment.seeds) > 1:
         raise ConfigError(
             f"a Ray job trains one seed, got {list(experiment.seeds)}. Submit one job a seed, or "
             "train several seeds without Ray."
+        )
+    if isinstance(experiment, NodeExperiment):
+        raise ConfigError(
+            "a classifier of nodes is trained in one process. Train it without Ray (--ray)."
         )
     if options.ranks > 1:
         raise ConfigError(

@@ -16,17 +16,19 @@ from typing import Any
 
 import torch
 
-from recsys.cf_config import CFExperiment
+from recsys.cf_config import AnyKind, CFExperiment
 from recsys.config import Experiment
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import resolve_backend
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
+from recsys.node_config import NodeExperiment
 from recsys.train.display import Show
 from recsys.train.folder import check_free, locked, open_run, write_json
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
+from recsys.train.node_job import NodeJob
 from recsys.train.ranking_job import RankingJob
 from recsys.train.ranks import Ranks
 from recsys.train.storage import Mirror, place_of
@@ -114,9 +116,7 @@ class RunResult:
         return result
 
 
-def run(
-    experiment: Experiment | CFExperiment, run_dir: Path | str, options: RunOptions | None = None
-) -> RunResult:
+def run(experiment: AnyKind, run_dir: Path | str, options: RunOptions | None = None) -> RunResult:
     """Prepares the data (cached), trains every seed, judges and saves each.
 
     Under ``torchrun`` every process calls this and gets the result; one that was started anew after
@@ -145,9 +145,7 @@ def run(
         return _run(experiment, directory, options, ranks)
 
 
-def _run(
-    experiment: Experiment | CFExperiment, directory: Path, options: RunOptions, ranks: Ranks
-) -> RunResult:
+def _run(experiment: AnyKind, directory: Path, options: RunOptions, ranks: Ranks) -> RunResult:
     """The job on this rank, or on ``options.ranks`` new ones."""
     count = max(options.ranks, ranks.world_size)
     resolve_backend(experiment.embedding.backend, _device(options), count)
@@ -171,7 +169,7 @@ def _run(
         options = dataclasses.replace(options, resume=ranks.on_first(take))
         start = time.perf_counter()
         prepared, oracle = None, {}
-        if isinstance(experiment, CFExperiment):
+        if isinstance(experiment, CFExperiment | NodeExperiment):
             _fetched(experiment, Path(options.cache_dir), ranks)
         else:
             prepared, oracle = _prepared(experiment, Path(options.cache_dir), ranks)
@@ -220,10 +218,13 @@ def _prepared(
     return found or make()
 
 
-def _fetched(experiment: CFExperiment, cache: Path, ranks: Ranks) -> None:
+def _fetched(experiment: CFExperiment | NodeExperiment, cache: Path, ranks: Ranks) -> None:
     """Files are fetched and made by the first rank, then by the first of every other host."""
 
     def make() -> None:
+        if isinstance(experiment, NodeExperiment):
+            experiment.dataset.build().nodes(cache)
+            return
         dataset = experiment.dataset.build()
         dataset.splits(cache)
         dataset.knowledge(cache)
@@ -233,7 +234,7 @@ def _fetched(experiment: CFExperiment, cache: Path, ranks: Ranks) -> None:
 
 
 def train_seeds(
-    experiment: Experiment | CFExperiment,
+    experiment: AnyKind,
     directory: Path,
     options: RunOptions,
     prepared_dir: Path | None,
@@ -272,9 +273,11 @@ def train_seeds(
                 "on_evaluation": options.on_evaluation, "storage": storage,
                 "report": options.report,
             }  # fmt: skip
-            job: SeedJob | RankingJob
+            job: SeedJob | RankingJob | NodeJob
             if isinstance(experiment, CFExperiment):
                 job = RankingJob(experiment, Path(options.cache_dir), **shared)
+            elif isinstance(experiment, NodeExperiment):
+                job = NodeJob(experiment, Path(options.cache_dir), **shared)
             else:
                 assert prepared is not None
                 job = SeedJob(experiment, prepared, oracle, **shared)
@@ -288,7 +291,7 @@ def _device(options: RunOptions) -> str:
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _complete(folder: Path, experiment: Experiment | CFExperiment) -> bool:
+def _complete(folder: Path, experiment: AnyKind) -> bool:
     """Whether a seed is done, and no more or less training was asked for since."""
     done = (folder / "result.json").is_file()
     return done and SeedResult.load(folder).goal == goal_of(experiment.train)

@@ -30,3 +30,14 @@ def test_shares_by_hand():
 def test_one_depth_is_no_choice():
     with pytest.raises(ValueError, match="two depths or more, got 1"):
         DepthGate(2, 1)
+
+
+def test_a_uniform_start_is_within_its_limits_and_depends_on_the_seed():
+    gate = DepthGate(400, 3, start="uniform")
+    found = []
+    for seed in (1, 1, 2):
+        initialize(gate, torch.Generator().manual_seed(seed))
+        found.append(gate.weight.detach().clone())
+        assert gate.weight.abs().max() <= 1 / 20 and gate.bias.abs() <= 1 / 20
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert found[0].std() == pytest.approx(1 / 20 / 3**0.5, rel=0.1)
