@@ -461,7 +461,8 @@ class EmbeddingModel(CFModel):
         """Vectors of all users and items without gradient; in eval mode they are computed once."""
         if self._encoded is not None:
             return self._encoded
-        with torch.inference_mode():
+        # FBGEMM's sharded lookups have no kernel for inference mode, which the caller may be in.
+        with torch.inference_mode(False), torch.no_grad():
             users, items = self.encode().split([self.graph.num_users, self.graph.num_items])
         if not self.training:
             self._encoded = users, items

@@ -37,6 +37,15 @@ class SampledLayers:
     layers: tuple[Adjacency, ...]
     position: Tensor
 
+    def to(self, device: torch.device) -> SampledLayers:
+        """The same elsewhere.
+
+        Args:
+            device: Where.
+        """
+        layers = tuple(layer.to(device) for layer in self.layers)
+        return SampledLayers(self.nodes.to(device), layers, self.position.to(device))
+
     def propagate(self, x: Tensor, combine: Combine = "mean") -> Tensor:
         """What `Adjacency.propagate` gives for the batch, on average over the samples.
 

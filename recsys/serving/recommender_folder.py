@@ -44,6 +44,8 @@ from recsys.serving.folder import (
     verify,
     write_folder,
 )
+from recsys.serving.weights_file import Stored as StoredTensor
+from recsys.serving.weights_file import write_weights
 
 VECTORS = "vectors.safetensors"
 _ITEMS, _TRAIN, _SEEN = "items.parquet", "train.parquet", "seen.parquet"
@@ -69,7 +71,7 @@ def save_recommender(
     train: Interactions,
     others: Sequence[Interactions] = (),
     metadata: Mapping[str, Any] | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    state: Mapping[str, Tensor | StoredTensor] | None = None,
 ) -> Path:
     """Writes a collaborative filter, whole or not at all; replaces an older one.
 
@@ -79,7 +81,8 @@ def save_recommender(
         train: What it was built from.
         others: Interactions of other splits, with the same users and items.
         metadata: Whatever else should travel along, as JSON values.
-        state: Weights to write instead of ``model.state_dict()``.
+        state: Weights to write instead of ``model.state_dict()``, say those of a checkpoint that
+            ranks wrote in parts.
 
     Returns:
         The folder.
@@ -89,9 +92,7 @@ def save_recommender(
     """
 
     def write(draft: Path) -> None:
-        weights = model.state_dict() if state is None else state
-        save_file({n: t.detach().contiguous().clone() for n, t in weights.items()},
-                  str(draft / WEIGHTS))  # fmt: skip
+        write_weights(draft / WEIGHTS, model.state_dict() if state is None else state)
         for name, names in ((USERS, train.users), (_ITEMS, train.items)):
             pq.write_table(pa.table({"id": pa.array(names.values)}), draft / name)
         _write_pairs(draft / _TRAIN, [train], model.graph.weight is not None)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -97,16 +98,23 @@ class RankingJob:
         model = self.experiment.model.build(graph)
         check_phases(model)
         tables: EmbeddingOptimizer | None = None
-        step = 0
+        step, state, plan = 0, None, None
         if isinstance(model, FittedModel):
             fit = self._fit(model)
         elif isinstance(model, EmbeddingModel):
             model.reset_parameters(self.seed)
             model.to(self.device)
             tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+            plan = getattr(model.embeddings.store, "plan", None)
+            if plan is not None and ranks.first:
+                write_json(self.directory / "plan.json", plan.to_json())
+                self._say(f"{plan}\n")
             fit, trainer = self._train(model, tables, splits, ranks)
             if not fit.interrupted:
-                step = int(trainer.load_best().state["progress"]["step"])
+                best = trainer.load_best()
+                step = int(best.state["progress"]["step"])
+                if ranks.world_size > 1:
+                    state = best.tensors["model"]  # nobody has to hold a whole table
         else:
             raise ConfigError(
                 f"model.class: {self.experiment.model.class_path} is neither fitted nor trained "
@@ -116,7 +124,7 @@ class RankingJob:
             seed=self.seed, directory=self.directory, fit=fit, metrics={},
             table_bytes=table_bytes(model, tables, ranks), num_parameters=num_parameters(model),
             seconds={"train": fit.seconds, "fit": time.perf_counter() - start}, backend=backend,
-            plan="", goal=goal_of(self.experiment.train),
+            plan="" if plan is None else str(plan), goal=goal_of(self.experiment.train),
         )  # fmt: skip
         if fit.interrupted:
             return result
@@ -129,7 +137,7 @@ class RankingJob:
         if isinstance(model, EmbeddingModel):
             model.vectors()  # every rank, for tables that are shared out
         if ranks.first:
-            self._save(model, splits, evaluations, result, step)
+            self._save(model, splits, evaluations, result, step, state)
             result.seconds["report"] = time.perf_counter() - fitted
             result.save()
         ranks.wait()
@@ -202,6 +210,7 @@ class RankingJob:
         evaluations: Mapping[str, RankingEvaluation],
         result: SeedResult,
         step: int,
+        state: Mapping[str, Any] | None,
     ) -> None:
         folder = self.directory
         metadata = {
@@ -211,7 +220,7 @@ class RankingJob:
             "experiment": self.experiment.model_dump(mode="json"),
         }
         others = [part for part in (splits.valid, splits.test) if part is not None]
-        save_recommender(folder / "model", model, splits.train, others, metadata)
+        save_recommender(folder / "model", model, splits.train, others, metadata, state)
         if not self.report:
             return
         for name, found in evaluations.items():

@@ -28,6 +28,12 @@ WHOLE = tiny_interactions()
 PAIRS = WHOLE.take(np.arange(len(WHOLE)) > 0)  # an odd number: the last parts differ
 
 
+CONFIGS = {
+    "dense": CFEmbeddingConfig(learning_rate=0.05),
+    "sparse": CFEmbeddingConfig(kind="adagrad", mode="sparse", learning_rate=0.05),
+}
+
+
 def built() -> EmbeddingModel:
     config = LightGCN.Config(embedding_dim=8, num_layers=2, l2=0.01)
     model = LightGCN(config, InteractionGraph.of(PAIRS))
@@ -48,10 +54,12 @@ def together(first: PairBatch, second: PairBatch) -> PairBatch:
     )  # fmt: skip
 
 
-def train(model: EmbeddingModel, backend, batches) -> tuple[list[float], Tensor]:
+def train(
+    model: EmbeddingModel, config: CFEmbeddingConfig, backend, batches
+) -> tuple[list[float], Tensor]:
     """Losses of the steps, their mean over ranks, and the vectors afterwards."""
     ranks = Ranks.current()
-    tables = attach_tables(model, CFEmbeddingConfig(learning_rate=0.05), backend)
+    tables = attach_tables(model, config, backend)
     task = RankingTask(model, CFTrainConfig(), RankingConfig(ks=(5,)), tables, ranks)
     step = TrainStep(task, tables, ranks)
     model.train()
@@ -60,24 +68,28 @@ def train(model: EmbeddingModel, backend, batches) -> tuple[list[float], Tensor]
     return losses, torch.cat(model.vectors())
 
 
+def judged(config: CFEmbeddingConfig, rank: int) -> dict:
+    """Trains on this rank's part, and judges."""
+    model = built()
+    mine = loader(model, rank)
+    losses, vectors = train(model, config, "torchrec", lambda: mine)
+    ranking = RankingConfig(ks=(5,))
+    task = RankingTask(model, CFTrainConfig(), ranking, None, Ranks.current())
+    valid = Validation(WHOLE.take(WHOLE.item % 4 > 0), WHOLE.take(WHOLE.item % 4 == 0))
+    metrics = task.judge(valid, 1, 1.0).values
+    return {"losses": losses, "vectors": vectors, "metrics": metrics}
+
+
 def main(rank: int, folder: Path) -> None:
-    """Trains on this rank's part, judges, and writes what came of it."""
+    """Writes what came of this rank."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2,
         timeout=timedelta(seconds=300),
     )  # fmt: skip
-    model = built()
-    mine = loader(model, rank)
-    losses, vectors = train(model, "torchrec", lambda: mine)
-    seen = tiny_interactions()
-    ranks = Ranks.current()
-    task = RankingTask(model, CFTrainConfig(), RankingConfig(ks=(5,)), None, ranks)
-    valid = Validation(seen.take(seen.item % 4 > 0), seen.take(seen.item % 4 == 0))
-    found = task.judge(valid, 1, 1.0).values
-    result = {"losses": losses, "vectors": vectors, "metrics": found}
-    torch.save(result, folder / f"rank{rank}.pt")
+    results = {name: judged(config, rank) for name, config in CONFIGS.items()}
+    torch.save(results, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
 
 

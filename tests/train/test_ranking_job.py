@@ -23,6 +23,8 @@ from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
 from recsys.train.tracking import read_metrics
 
+DRAWN = ("embedding={mode: sparse, kind: adagrad}", "model={class: "
+         "recsys.models.graph.light_gcn.LightGCN, num_layers: 2, fanouts: [4, 3]}")  # fmt: skip
 SPLIT = {"split": {"kind": "by_user", "valid": 0.2, "test": 0.2}}
 
 
@@ -195,6 +197,22 @@ def test_without_a_validation_split_the_last_weights_are_taken(tmp_path):
                 options(tmp_path))  # fmt: skip
     assert found.metrics("valid") == {} and found.metrics("test")["recall@5"] > 0
     assert load_recommender(tmp_path / "run").metadata["step"] == found.seeds[0].fit.steps
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("changes", [(), DRAWN])
+def test_two_ranks_write_one_folder(tmp_path, changes):
+    """What was trained on shards serves, and is judged alike by one process."""
+    found = run(experiment("train.num_epochs=2", *changes), tmp_path / "run",
+                options(tmp_path, ranks=2))  # fmt: skip
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())
+    again = evaluate_ranking_run(tmp_path / "run", "test", tmp_path)
+    assert again.metrics == pytest.approx(found.metrics("test"))
+    stored = load_recommender(tmp_path / "run").model
+    kept = torch.cat(stored.vectors())
+    stored.train().eval()  # forgets the vectors, so they come from the rows that were saved
+    torch.testing.assert_close(torch.cat(stored.vectors()), kept)
 
 
 # -------------------------------------------------------------------------------- what is wrong

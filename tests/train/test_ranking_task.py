@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recsys.cf_config import CFTrainConfig, RankingConfig
-from recsys.evaluate.ranking import evaluate_ranking
+from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.models.graph.light_gcn import LightGCN
@@ -106,14 +106,14 @@ def test_the_loss_of_one_rank_is_the_model_s():
 # ---------------------------------------------------------------------------------- two ranks
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_sharded_tables_on_two_ranks_train_like_one_process(tmp_path):
-    """Losses, vectors and metrics; the last step has parts of different size."""
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory):
+    """One launch for all cases."""
+    folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.train.ranking_ranks"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT, env=env,
+        subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT, env=env,
                          stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]  # fmt: skip
@@ -123,8 +123,13 @@ def test_sharded_tables_on_two_ranks_train_like_one_process(tmp_path):
         for process in processes:
             process.kill()
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-3000:]
-    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", ranking_ranks.CONFIGS)
+def test_sharded_tables_on_two_ranks_train_like_one_process(on_two_ranks, case):
+    """Losses, vectors and metrics; the last step has parts of different size."""
     model = ranking_ranks.built()
     parts = [ranking_ranks.loader(model, rank) for rank in range(2)]
     sizes = []
@@ -134,14 +139,12 @@ def test_sharded_tables_on_two_ranks_train_like_one_process(tmp_path):
             sizes.append((first.batch_size, second.batch_size))
             yield ranking_ranks.together(first, second)
 
-    losses, vectors = ranking_ranks.train(model, "local", batches)
+    config = ranking_ranks.CONFIGS[case]
+    losses, vectors = ranking_ranks.train(model, config, "local", batches)
     assert any(one != two for one, two in sizes), "a short step is among them"
-    metrics = evaluate_ranking(
-        model, SEEN, RELEVANT, RankingTask(
-            model, CFTrainConfig(), RankingConfig(ks=(5,)), None, Ranks.current()
-        )._options,
-    ).metrics  # fmt: skip
-    for result in found:
-        assert result["losses"] == pytest.approx(losses, rel=1e-5)
-        torch.testing.assert_close(result["vectors"], vectors, rtol=1e-4, atol=1e-5)
-        assert result["metrics"] == pytest.approx(metrics)
+    options = RankingOptions(ks=(5,), bootstrap_samples=0, slice_groups=0)
+    metrics = evaluate_ranking(model, SEEN, RELEVANT, options).metrics
+    for found in (result[case] for result in on_two_ranks):
+        assert found["losses"] == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(found["vectors"], vectors, rtol=1e-4, atol=1e-5)
+        assert found["metrics"] == pytest.approx(metrics)

@@ -87,3 +87,48 @@ def test_vectors_are_forgotten_when_training_goes_on():
     with torch.no_grad():
         found.train().embeddings.table_parameters()[0].mul_(2)
     torch.testing.assert_close(found.eval().scores(torch.tensor([0])), before * 4)
+
+
+# ------------------------------------------------------------------------- drawn neighbours
+
+
+def gradient_of(found: LightGCN, batch: PairBatch) -> tuple[float, torch.Tensor]:
+    loss = found.loss(batch)
+    (table,) = found.embeddings.table_parameters()
+    return float(loss), torch.autograd.grad(loss, table)[0]
+
+
+def test_one_layer_of_drawn_neighbours_is_right_on_average():
+    """The loss is nearly linear for small rows, so its mean gradient is that of the whole graph."""
+    whole = model(num_layers=1, l2=0.3, init_std=1e-3)
+    drawn = model(num_layers=1, l2=0.3, init_std=1e-3, fanouts=(2,))
+    batch = PairBatch(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([[2, 4], [1, 4]]))
+    torch.manual_seed(3)
+    mean = torch.stack([gradient_of(drawn, batch)[1] for _ in range(3000)]).mean(0)
+    wanted = gradient_of(whole, batch)[1]
+    assert (mean - wanted).abs().max() < 0.04 * wanted.abs().max()
+
+
+def test_a_step_touches_the_rows_of_the_drawn_nodes_alone():
+    found = model(num_layers=2, fanouts=(1, 1))
+    torch.manual_seed(0)
+    _, gradient = gradient_of(found, PairBatch(torch.tensor([1]), torch.tensor([1]),
+                                               torch.tensor([[4]])))  # fmt: skip
+    touched = gradient.abs().sum(1).nonzero()[:, 0].tolist()
+    assert 3 in touched and 11 in touched, "the user (after PAD, OOV) and the item without users"
+    assert set(touched) <= {2, 3, 7, 8, 11}, "item 1 has users 0 and 1, who have items 0 and 1"
+
+
+def test_vectors_are_those_of_the_whole_graph():
+    torch.testing.assert_close(model(num_layers=2, fanouts=(1, 1)).eval().vectors(),
+                               model(num_layers=2).eval().vectors())  # fmt: skip
+
+
+def test_every_layer_has_its_fanout():
+    with pytest.raises(ValueError, match=r"expected 3, one for each of num_layers, got 2"):
+        LightGCN.Config(fanouts=(5, 5))
+
+
+class TestDrawn(EmbeddingModelConformance):
+    model = LightGCN
+    config = LightGCN.Config(embedding_dim=8, num_layers=2, fanouts=(5, 3))
