@@ -10,6 +10,7 @@ import pytest
 from recsys.config import Experiment
 from recsys.errors import ConfigError, TrainingError
 from recsys.train.run import RunOptions, run
+from tests.train.test_ranking_job import experiment as filter_experiment
 from tests.train.test_torchrun import CONFIG
 
 ray_train = pytest.importorskip("recsys.train.ray_train", reason="needs ray")
@@ -114,3 +115,21 @@ def test_an_error_of_recsys_is_said_once_and_not_tried_again(home, cluster):
     with pytest.raises(TrainingError, match=r"on rank [01] of 2: TrainingError: .*finite"):
         options = RunOptions(home / "cache", show="none")
         ray_train.run_on_ray(Experiment.parse(bad), home / "bad", options)
+
+
+@pytest.mark.ray
+def test_a_collaborative_filter_goes_the_same_way(tmp_path, cluster, monkeypatch):
+    """On Ray with a killed worker: what two local ranks find undisturbed."""
+    experiment = filter_experiment("train.num_epochs=3", "train.batch_size=25")
+    run(experiment, tmp_path / "expected", RunOptions(tmp_path / "cache", ranks=2, show="none"))
+    marker, inner = tmp_path / "killed-once", ray_train._loop
+    kill = KillOnce(marker, at=8)
+
+    def loop(config):
+        kill()
+        inner(config)
+
+    monkeypatch.setattr(ray_train, "_loop", loop)
+    ray_train.run_on_ray(experiment, tmp_path / "ray", RunOptions(tmp_path / "cache", show="none"))
+    assert marker.exists()
+    assert metrics(tmp_path / "ray") == metrics(tmp_path / "expected")
