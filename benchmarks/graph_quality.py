@@ -6,11 +6,11 @@
     ... --report                              # tables and plots of all that was run
 
 A settings file has a data set and runs: a configuration of ``configs/graph`` with changes. With
-``--judge valid`` a part of train validates and the curve is of that. With ``--judge test`` (default)
-all of train is trained on, for the number of epochs of the settings, and the curve is of test: what
-counts is its end, never its best point. Seconds are CPU seconds of training or fitting without
-evaluation, on one thread unless --threads says otherwise. A run goes on where it was stopped; one
-that is complete is left alone.
+``--judge valid`` a part of train validates and the curve is of that. With ``--judge test``, the
+default, all of train is trained on, for the number of epochs of the settings, and the curve is of
+test: what counts is its end, never its best point. Seconds are CPU seconds of training or fitting
+without evaluation, on one thread unless --threads says otherwise. A run goes on where it was
+stopped; one that is complete is left alone.
 """
 
 import argparse
@@ -237,7 +237,9 @@ def paint(
         if len(curve) == 1:
             axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6)
         else:
-            axis.plot(x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4)
+            axis.plot(
+                x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4
+            )
         ends.append((y[-1], x[-1], name, color))
     for name, value in lines.items():
         axis.axhline(value, color="0.6", linewidth=0.8, linestyle=":")
@@ -254,7 +256,7 @@ def paint(
     axis.set_xlabel("CPU seconds of training or fitting (log)")
     axis.set_ylabel("recall@20")
     axis.set_title(title)
-    figure.subplots_adjust(right=0.82)
+    figure.get_layout_engine().set(rect=(0, 0, 0.86, 1))
 
 
 def arguments() -> argparse.Namespace:
