@@ -38,12 +38,18 @@ class ContrastiveModel(LinearModel):
         """Of the contrastive loss."""
         contrast_among: Literal["batch", "all"] = "batch"
         """What a node's second view is chosen from: the nodes of the batch, or all of its kind."""
+        contrast_dtype: Literal["fp32", "bf16"] = "fp32"
+        """Of the products of the contrastive loss. CPUs with AVX-512 BF16 or AMX compute them about
+        four times as fast in bf16, which rounds every product to 8 bits."""
         pot: PotConfig | None = None
         """Regularization by node compactness; None leaves it out."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
-        self.contrast = Contrast(config.temperature, config.pot)
+        self.contrast = Contrast(
+            config.temperature, config.pot,
+            dtype=torch.bfloat16 if config.contrast_dtype == "bf16" else None,
+        )  # fmt: skip
         """How views are compared."""
         self.contrast_weight = config.contrast_weight
         self.among_all = config.contrast_among == "all"

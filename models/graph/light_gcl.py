@@ -7,6 +7,7 @@ Stability: caller
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, Literal
 
 import torch
@@ -18,7 +19,6 @@ from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.products import sparse_dense, transposed
 from recsys.graph.spectrum import normalized, top_eigenvectors
 from recsys.losses.bpr import bpr
-from recsys.losses.contrast import Contrast
 from recsys.types import PairBatch
 
 
@@ -76,7 +76,9 @@ class LightGCL(ContrastiveModel):
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
-        self.contrast = Contrast(config.temperature, config.pot, config.normalize, limit=5.0)
+        self.contrast = dataclasses.replace(
+            self.contrast, normalize=config.normalize, limit=5.0
+        )  # fmt: skip
         self._factors: tuple[Tensor, Tensor] | None = None
 
     def factors(self) -> tuple[Tensor, Tensor]:

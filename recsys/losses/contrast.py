@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Contrast:
         pot: None leaves POT out.
         normalize: Whether products are cosines.
         limit: See `recsys.losses.info_nce.info_nce`.
+        dtype: See `recsys.losses.info_nce.info_nce`.
 
     Example:
         >>> import torch
@@ -52,6 +54,7 @@ class Contrast:
     pot: PotConfig | None = None
     normalize: bool = True
     limit: float | None = None
+    dtype: torch.dtype | None = None
 
     def __call__(
         self,
@@ -81,7 +84,7 @@ class Contrast:
         """
         loss = info_nce(
             first, second, self.temperature, among=among, normalize=self.normalize,
-            weights=weights, limit=self.limit,
+            weights=weights, limit=self.limit, dtype=self.dtype,
         )  # fmt: skip
         if self.pot is None or len(first) < 2:  # compactness is about the others
             return loss

@@ -21,6 +21,7 @@ def info_nce(
     normalize: bool = True,
     weights: Tensor | None = None,
     limit: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mean over rows of ``-ln (exp(f_b s_b / t) / sum_c exp(f_b c / t))``.
 
@@ -40,6 +41,7 @@ def info_nce(
         weights: Of the rows in the mean, say how often each node occurs; None for all 1.
         limit: Bounds ``f_b s_b / t`` in the numerator to [-limit, limit], beyond which it has no
             gradient, as LightGCL does; None leaves it as it is.
+        dtype: Of the products, see `recsys.losses.weighted_logsumexp`.
 
     Raises:
         ValueError: Shapes do not fit, or ``temperature`` is not above 0.
@@ -84,5 +86,5 @@ def info_nce(
     positive = (first * second).sum(1)
     if limit is not None:
         positive = positive.clamp(-limit, limit)
-    everything = weighted_logsumexp(first, second if among is None else among, weights)
+    everything = weighted_logsumexp(first, second if among is None else among, weights, dtype)
     return everything - (weights * positive).sum()

@@ -35,3 +35,17 @@ def test_the_same_rows_on_both_sides():
     rows = normal(4, 2).requires_grad_()
     weights = torch.ones(4, dtype=torch.float64)
     torch.autograd.gradcheck(lambda x: weighted_logsumexp(x, x, weights), (rows,))
+
+
+def test_rounded_products_are_near_and_sums_are_not_rounded():
+    left, right = normal(300, 16).float(), normal(4000, 16, seed=1).float()
+    weights = torch.full((300,), 1 / 300)
+    exact, rounded = [], []
+    for found, dtype in ((exact, None), (rounded, torch.bfloat16)):
+        one, two = left.clone().requires_grad_(), right.clone().requires_grad_()
+        loss = weighted_logsumexp(one, two, weights, dtype)
+        found += [loss, *torch.autograd.grad(loss, (one, two))]
+    assert all(value.dtype == torch.float32 for value in rounded)
+    assert abs(float(rounded[0] - exact[0])) < 2e-3 * float(exact[0])
+    for one, two in zip(rounded[1:], exact[1:]):
+        assert (one - two).norm() < 0.02 * two.norm()
