@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/sampled_batches.py --nodes 100000,1000000
 
 Random graphs of half users, half items, ten edges a node, popular items more often; batch 2,048,
-three layers for the whole graph and fan-outs 10, 5, 5 for drawn neighbours, d = 64. The whole graph
-is trained with dense Adam, drawn neighbours with row-wise Adagrad on the rows they touch. CPU
-milliseconds of a step (median), and the peak memory of the process that trains.
+d = 64. The whole graph has three layers and dense Adam; drawn neighbours have fan-outs 10, 5, 5 or
+5, 3, and row-wise Adagrad on the rows they touch; matrix factorization, without neighbours, too.
+CPU milliseconds of a step (median), and the peak memory of the process that trains.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from recsys.cf_config import CFEmbeddingConfig, CFTrainConfig, RankingConfig
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.sampling import PairLoader
 from recsys.models.graph.light_gcn import LightGCN
+from recsys.models.graph.mf_bpr import MFBPR
 from recsys.train.backend import attach_tables
 from recsys.train.ranking_task import RankingTask
 from recsys.train.ranks import Ranks
@@ -41,15 +42,21 @@ def graph_of(nodes: int) -> InteractionGraph:
     return InteractionGraph(half, half, keys // half, keys % half)
 
 
-def measure(nodes: int, drawn: bool, steps: int) -> None:
+CASES = {"whole": None, "drawn 10, 5, 5": (10, 5, 5), "drawn 5, 3": (5, 3), "none": None}
+"""Fan-outs by what a step is over."""
+
+
+def measure(nodes: int, case: str, steps: int) -> None:
     """Prints milliseconds of a step and GiB at the peak."""
     torch.set_num_threads(1)
-    graph = graph_of(nodes)
-    fanouts = (10, 5, 5) if drawn else None
-    model = LightGCN(LightGCN.Config(fanouts=fanouts), graph)
+    graph, fanouts = graph_of(nodes), CASES[case]
+    model: LightGCN | MFBPR = MFBPR(MFBPR.Config(), graph)
+    if case != "none":
+        layers = len(fanouts) if fanouts else 3
+        model = LightGCN(LightGCN.Config(num_layers=layers, fanouts=fanouts), graph)
     model.reset_parameters(0)
     config = CFEmbeddingConfig()
-    if drawn:
+    if case != "whole":
         config = CFEmbeddingConfig(kind="rowwise_adagrad", mode="sparse", learning_rate=0.05)
     tables, ranks = attach_tables(model, config, "local"), Ranks.current()
     step = TrainStep(RankingTask(model, CFTrainConfig(), RankingConfig(), tables, ranks),
@@ -76,17 +83,17 @@ def main() -> None:
     parser.add_argument("--one", help="used by the benchmark itself")
     args = parser.parse_args()
     if args.one:
-        nodes, drawn = args.one.split(",")
-        measure(int(nodes), drawn == "drawn", args.steps)
+        nodes, _, case = args.one.partition(":")
+        measure(int(nodes), case, args.steps)
         return
     print(machine())
     rows = [("nodes", "pairs", "step over", "CPU ms", "peak GiB")]
     for nodes in map(int, args.nodes.split(",")):
-        for case in ("whole", "drawn"):
+        for case in CASES:
             say(f"{nodes:,} nodes, {case}")
             command = [sys.executable, __file__, "--steps", str(args.steps)]
             output = subprocess.run(
-                [*command, "--one", f"{nodes},{case}"], capture_output=True, text=True, check=True,
+                [*command, "--one", f"{nodes}:{case}"], capture_output=True, text=True, check=True,
                 env={**os.environ, **QUIET},
             ).stdout  # fmt: skip
             edges, cpu, peak = output.split()
