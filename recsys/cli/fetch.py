@@ -19,6 +19,7 @@ from recsys.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from recsys.data.dataset import Dataset
     from recsys.graph.dataset import InteractionDataset
+    from recsys.graph.node_dataset import NodeDataset
 
 
 @click.command(
@@ -41,12 +42,16 @@ def fetch(dataset: str, overrides: tuple[str, ...], cache_dir: Path) -> None:
     from recsys.cf_config import InteractionDatasetBlock
     from recsys.config import DatasetBlock, validate
     from recsys.graph.dataset import InteractionDataset
+    from recsys.graph.node_dataset import NodeDataset
+    from recsys.node_config import NodeDatasetBlock
 
     path = dataset if "." in dataset else _dataset_path(dataset)
     origin, block = f"recsys fetch {dataset}", {"class": path}
     if _is_a(path, InteractionDataset):
         built = validate(InteractionDatasetBlock, block, overrides, origin).build()
         _interactions(path, built, cache_dir)
+    elif _is_a(path, NodeDataset):
+        _nodes(path, validate(NodeDatasetBlock, block, overrides, origin).build(), cache_dir)
     else:
         _log(path, validate(DatasetBlock, block, overrides, origin).build(), cache_dir)
 
@@ -96,10 +101,24 @@ def _interactions(path: str, built: InteractionDataset, cache_dir: Path) -> None
             click.echo(f"  {name.replace('_', ' ')}: {count:,}")
 
 
+def _nodes(path: str, built: NodeDataset, cache_dir: Path) -> None:
+    """Nodes, edges and splits of a graph with classes, and what was left out."""
+    nodes = built.nodes(cache_dir)
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    counts = ", ".join(f"{count:,} {name}" for name, count in nodes.counts.items())
+    click.echo(f"  {counts}; {nodes.num_edges:,} edges; {len(nodes.classes)} classes")
+    for name, split in nodes.splits.items():
+        click.echo(f"  {name}: {len(split):,} {nodes.target}")
+    for name, count in nodes.report.items():
+        if count:
+            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+
+
 def _dataset_path(name: str) -> str:
     """The import path of the one data set in ``recsys/datasets/<name>.py``."""
     from recsys.data.dataset import Dataset
     from recsys.graph.dataset import InteractionDataset
+    from recsys.graph.node_dataset import NodeDataset
 
     package = importlib.import_module("recsys.datasets")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -112,6 +131,7 @@ def _dataset_path(name: str) -> str:
     classes = [
         found
         for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, Dataset | InteractionDataset) and found.__module__ == module.__name__
+        if issubclass(found, Dataset | InteractionDataset | NodeDataset)
+        and found.__module__ == module.__name__
     ]
     return f"{classes[0].__module__}.{classes[0].__qualname__}"

@@ -47,3 +47,12 @@ def test_interactions_that_cannot_be_fetched_say_where_they_are(tmp_path: Path) 
     assert "LightGCN-PyTorch" in error and "set `path` to it" in error
     error = cli("fetch", "planted_communities", "--set", "num_user=5", code=2).stderr
     assert "Did you mean `num_users`" in error
+
+
+def test_a_graph_with_classes(tmp_path):
+    output = cli(
+        "fetch", "planted_nodes", "--set", "num_nodes=60", "--set", "num_tags=6", "--cache-dir",
+        tmp_path,
+    ).output  # fmt: skip
+    assert "60 node, 6 tag; " in output and "5 classes" in output
+    assert "train: 50 node" in output and "licence: none needed" in output
