@@ -34,7 +34,6 @@ from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.evaluate.stored_ranking import seen_and_relevant
 from recsys.graph.interaction_graph import InteractionGraph
-from recsys.graph.sampling import PairLoader
 from recsys.train import plots
 from recsys.train.backend import attach_tables
 from recsys.train.folder import write_json
@@ -168,8 +167,7 @@ def train(
     record["table_bytes"] = table_bytes(model, tables, ranks)
     seed_everything((seed * 1_000_003) % 2**32)
     task = WatchedTask(model, experiment.train, experiment.evaluation, tables, ranks, seed)
-    loader = PairLoader(model.graph, experiment.sampling, experiment.train.batch_size, seed,
-                        scorer=model.pair_scores)  # fmt: skip
+    loader = model.loader(experiment.sampling, experiment.train.batch_size, seed)
     trainer = Trainer(task, tables, path.with_suffix(""), "auto")
     task.watch_into(path, record, len(loader))
     result = trainer.fit(loader, valid, resume=resume)
