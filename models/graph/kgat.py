@@ -151,9 +151,11 @@ class KGAT(KnowledgeModel):
     def begin_epoch(self, epoch: int, seed: int = 0) -> None:
         """See `EmbeddingModel`: attention by the rows as they are, once an epoch."""
         del seed
-        if self.config.attention == "epoch" and int(self.attention_epoch) != epoch:
+        if int(self.attention_epoch) == epoch:
+            return  # resumed
+        self.attention_epoch.fill_(epoch)
+        if self.config.attention == "epoch":
             self.attention.copy_(self.attend(self.node_rows().detach()))
-            self.attention_epoch.fill_(epoch)
 
     def attend(self, rows: Tensor) -> Tensor:
         """Attention of every edge of ``knowledge`` by some rows, without gradient.
@@ -275,12 +277,17 @@ class KGAT(KnowledgeModel):
         were not trained on have no attention and are on no path.
 
         Raises:
-            ConfigError: The user is not one that was trained on.
+            ConfigError: The user is not one that was trained on, or no epoch has begun: the model
+                is not trained, or was loaded without its weights.
         """
         if user is None:
             raise ConfigError(
                 "KGAT explains by attention on the edges of a user that it was trained on; of "
                 "somebody with nothing but a history there is none. Train it again with them."
+            )
+        if int(self.attention_epoch) < 0:
+            raise ConfigError(
+                "KGAT has no attention before its first epoch. Train it, or load it with weights."
             )
         edges = self.knowledge.to("cpu")
         weights = self.edge_weights().detach().cpu().double()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +30,9 @@ from recsys.train.ranking_task import RankingTask
 from recsys.train.ranks import Ranks
 from recsys.train.trainer import Trainer
 from recsys.types import PairBatch, TripleBatch
+from tests.models.graph import kgat_ranks
 
+ROOT = Path(__file__).parents[3]
 PAIRS = PairBatch(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([[2, 4], [1, 4]]))
 
 
@@ -283,6 +288,35 @@ def test_a_run_stopped_at_any_step_ends_like_one_that_never_stopped(tmp_path, st
     assert int(states[0]["attention_epoch"]) == 3
 
 
+@pytest.mark.distributed
+def test_two_ranks_train_like_one_process(tmp_path):
+    """Sharded tables; in each phase the weights of the other rest, as on one rank."""
+    command = [sys.executable, "-m", "tests.models.graph.kgat_ranks"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT, env=env,
+                         stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-3000:]
+    made = kgat_ranks.built()
+    parts = [made.loader(batch_size=37, seed=6, rank=rank, world_size=2) for rank in range(2)]
+
+    def batches():
+        return (kgat_ranks.together(*step) for step in zip(*parts, strict=True))
+
+    losses, vectors = kgat_ranks.train(made, "local", batches)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank{rank}.pt")
+        assert found["losses"] == pytest.approx(losses, rel=1e-4)
+        torch.testing.assert_close(found["vectors"], vectors, rtol=1e-3, atol=1e-4)
+
+
 # --------------------------------------------------------------------------------- start vectors
 
 
@@ -347,6 +381,9 @@ def test_a_recommender_names_the_entities_of_paths(tmp_path):
     train, pairs = tiny_interactions(), InteractionGraph.of(tiny_interactions(), tiny_knowledge())
     made = KGAT(KGAT.Config(embedding_dim=8, layers=(8,)), pairs)
     made.reset_parameters(1)
+    with pytest.raises(ConfigError, match="before its first epoch"):
+        made.explain(8, pairs.matrix()[[2]], 2)
+    made.begin_epoch(0)
     save_recommender(tmp_path / "model", made.eval(), train)
     served = Recommender.load(tmp_path / "model")
     history = train.item[train.user == 2]
