@@ -83,16 +83,7 @@ class RankingJob:
             (self.directory / "result.json").unlink(missing_ok=True)
             write_json(self.directory / "environment.json", environment())
         start = time.perf_counter()
-        dataset = self.experiment.dataset.build()
-        splits = dataset.splits(self.cache_dir)
-        if len(splits.train) == 0:
-            raise DataError(
-                f"{self.experiment.dataset.class_path}: the training split has no interaction. "
-                "Lower the k-core or the share of validation and test."
-            )
-        knowledge = dataset.knowledge(self.cache_dir)
-        graph = InteractionGraph.of(splits.train, knowledge, self.experiment.weighted)
-        self._say_data(splits)
+        splits, graph = self._data()
         backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
         seed_everything(self.seed)
         model = self.experiment.model.build(graph)
@@ -105,10 +96,7 @@ class RankingJob:
             model.reset_parameters(self.seed)
             model.to(self.device)
             tables = attach_tables(model, self.experiment.embedding, backend, self.device)
-            plan = getattr(model.embeddings.store, "plan", None)
-            if plan is not None and ranks.first:
-                write_json(self.directory / "plan.json", plan.to_json())
-                self._say(f"{plan}\n")
+            plan = self._plan(model)
             fit, trainer = self._train(model, tables, splits, ranks)
             if not fit.interrupted:
                 best = trainer.load_best()
@@ -142,6 +130,28 @@ class RankingJob:
             result.save()
         ranks.wait()
         return result
+
+    def _data(self) -> tuple[InteractionSplits, InteractionGraph]:
+        """What to learn from; says what it is."""
+        dataset = self.experiment.dataset.build()
+        splits = dataset.splits(self.cache_dir)
+        if len(splits.train) == 0:
+            raise DataError(
+                f"{self.experiment.dataset.class_path}: the training split has no interaction. "
+                "Lower the k-core or the share of validation and test."
+            )
+        knowledge = dataset.knowledge(self.cache_dir)
+        graph = InteractionGraph.of(splits.train, knowledge, self.experiment.weighted)
+        self._say_data(splits)
+        return splits, graph
+
+    def _plan(self, model: EmbeddingModel) -> Any:
+        """Which rank holds which table, written down; None where one process has them all."""
+        plan = getattr(model.embeddings.store, "plan", None)
+        if plan is not None and Ranks.current().first:
+            write_json(self.directory / "plan.json", plan.to_json())
+            self._say(f"{plan}\n")
+        return plan
 
     def _say(self, text: str) -> None:
         if Ranks.current().first and self.show != "none":
