@@ -16,14 +16,6 @@ from recsys.node_config import NodeExperiment
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "node").glob("*.yaml")), ids=str)
-def test_every_config_survives_its_own_json(path, tmp_path):
-    experiment = load_any(path)
-    assert isinstance(experiment, NodeExperiment)
-    experiment.save(tmp_path / "config.json")
-    assert load_any(tmp_path / "config.json") == experiment
-
-
 def test_the_example_of_the_guide_is_an_experiment():
     text = (ROOT / "docs" / "nodes.md").read_text()
     for example in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):

@@ -45,7 +45,8 @@ class LATTE(KnowledgeModel):
         Tran et al., "LATTE: Layer-Stacked Attention for Heterogeneous Network Embedding", arXiv
         2009.08072, is about classes of nodes. This adaptation is ours, the paper has no results
         for it: BPR instead of cross entropy, the row of a node in its vector, no ReLU by default
-        (it would leave dot products without a sign), paths joined once from the graph.
+        (it would leave dot products without a sign), the start of the layers (theirs is drawn),
+        paths joined once from the graph.
 
     Example:
         >>> import numpy as np
@@ -93,6 +94,15 @@ class LATTE(KnowledgeModel):
             relations, self.counts, ("user", "item"), dim, dim, config.num_layers, config.heads,
             config.dropout, config.activation == "relu", config.top,
         )  # fmt: skip
+
+    def reset_parameters(self, seed: int) -> None:
+        """Draws all start values anew; layers start by passing vectors on unchanged.
+
+        Args:
+            seed: Any integer from 0.
+        """
+        super().reset_parameters(seed)
+        self.layers.start_as_identity()
 
     def _typed(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows of all nodes by their type."""

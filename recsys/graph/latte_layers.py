@@ -73,6 +73,22 @@ class LATTELayers(nn.Module):
         assert isinstance(found, MetaRelationAttention)
         return found
 
+    def start_as_identity(self) -> None:
+        """Makes every node start by passing its vector on unchanged: ``W_l`` and ``W_r`` are 1.
+
+        Raises:
+            ValueError: Input and output have different widths.
+        """
+        for number in range(len(self.layers)):
+            layer = self._layer(number)
+            for linear in (*layer.left.values(), *layer.right.values()):
+                assert isinstance(linear, nn.Linear)
+                if linear.in_features != linear.out_features:
+                    raise ValueError(
+                        f"expected one width, got {linear.in_features} and {linear.out_features}."
+                    )
+                nn.init.eye_(linear.weight)
+
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See the class."""
         return self.with_proximity(inputs, None, 0)[0]

@@ -192,3 +192,13 @@ def test_dropout_is_of_attention_in_training_only():
 def test_heads_share_the_width():
     with pytest.raises(ValueError, match="a width that 3 heads share, got 4"):
         MetaRelationAttention(BASE, COUNTS, ("user",), 3, 4, heads=3)
+
+
+def test_only_layers_of_one_width_start_as_identity():
+    with pytest.raises(ValueError, match="expected one width, got 3 and 4"):
+        LATTELayers(BASE, COUNTS, ("user",), 3, 4, num_layers=1).start_as_identity()
+    stack = LATTELayers(BASE, COUNTS, ("user",), 4, 4, num_layers=2)
+    stack.start_as_identity()
+    for layer in stack.layers:
+        for linear in (*layer.left.values(), *layer.right.values()):
+            assert torch.equal(linear.weight, torch.eye(4))

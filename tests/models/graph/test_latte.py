@@ -103,6 +103,18 @@ def test_an_explanation_is_shares_times_attention_along_paths():
     assert (one[of_entities] == 0).all() and (one[~of_entities] > 0).all()
 
 
+def test_it_starts_by_passing_rows_on():
+    model = made(num_layers=1)
+    rows = model.node_rows()
+    seen, first = model.graph.item[model.graph.user == 5], model.layers.first
+    shares = first.shares("user", rows[:30])[5]
+    weights = model.edge_weights()[model.knowledge.head == 5] / shares[0]
+    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
+    taken = (weights[:, None] * rows[30 + seen]).sum(0)
+    wanted = torch.cat([rows[5], shares[0] * taken + shares[1] * rows[5]])
+    torch.testing.assert_close(model.encode()[5], wanted)
+
+
 def test_shares_of_relations_add_up():
     first, second = made().relation_shares("user")
     assert list(first) == ["interact (item)", "self"]
