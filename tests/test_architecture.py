@@ -40,7 +40,7 @@ SIDEWAYS = {
     "node_config": {"config"},
     "cf_config": {"config", "node_config"},
     "train": {"config", "cf_config", "node_config", "serving", "evaluate"},
-    "tune": {"config", "serving", "evaluate", "train"},
+    "tune": {"config", "cf_config", "serving", "evaluate", "train"},
     "testing": {"config", "cf_config", "node_config", "serving", "evaluate", "train"},
     "__main__": {"cli"},
 }

@@ -19,6 +19,7 @@ from recsys.errors import ConfigError
     recsys compress --config configs/ctr/dcn_v2.yaml --budget 0.1 \
         --schemes "hash, unified, {kind: hash, multiplex: true}" --seeds 1,2,3
     recsys compress --config configs/ctr/dcn_v2.yaml --dtypes fp32,int8,int4 --jobs 2
+    recsys compress --config configs/graph/light_gcn.yaml --budget 0.5,0.25 --dtypes fp32,int4
 """)
 )
 @CONFIG
@@ -64,14 +65,15 @@ def compress(
     """Says what is lost when the embedding tables must fit in so many bytes.
 
     Trains every scheme at every budget it can reach, beside the full tables, and writes a table, a
-    plot of AUC against real bytes with the Pareto front, and a recommendation. Ctrl-C stops;
-    running it again goes on with what is missing.
+    plot of AUC against real bytes with the Pareto front, and a recommendation. Collaborative
+    filters are compared by train.monitor, with schemes of one training. Ctrl-C stops; running it
+    again goes on with what is missing.
     """
-    from recsys.config import load
     from recsys.tune.compression import CompareOptions, compare, parse_dtypes, parse_schemes
     from recsys.tune.compression_report import report_text, write_report
+    from recsys.tune.experiment_kinds import load_searched
 
-    experiment = load(config, settings(overrides, seeds))
+    experiment = load_searched(config, settings(overrides, seeds))
     try:
         budgets = tuple(float(part) for part in budget.split(","))
     except ValueError:

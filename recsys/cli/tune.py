@@ -17,6 +17,7 @@ from recsys.cli.options import CACHE_DIR, SET, examples
     recsys tune --sweep configs/sweeps/tune_movielens.yaml
     recsys tune --sweep configs/sweeps/tune_movielens.yaml --set trials=20 --set limits.bytes=100kB
     recsys tune --sweep configs/sweeps/tune_movielens.yaml --workers 2
+    recsys tune --sweep configs/sweeps/tune_light_gcn.yaml
     recsys tune --sweep sweep.yaml --storage postgresql+psycopg://user@host/studies
     recsys tune --sweep sweep.yaml --ray --address auto --workers 16 --out /shared/runs/search
 """)
@@ -57,6 +58,7 @@ def tune(
 ) -> None:
     """Searches settings of an experiment under limits of memory and time.
 
+    Around models that predict clicks (auc, logloss, ...) and collaborative filters (ndcg@20, ...).
     Candidates that are too large are turned down before training. Writes the trials as a table, the
     front, plots, a page and best.yaml, which `recsys train` takes. Ctrl-C stops; running it again
     goes on.

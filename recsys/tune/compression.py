@@ -22,10 +22,8 @@ from typing import Any
 
 import torch
 
-from recsys.config import Experiment, ModelBlock, validate
+from recsys.config import validate
 from recsys.config_text import parse
-from recsys.data.prepare import prepare
-from recsys.data.prepared import Prepared
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.compression.schemes import AnyScheme
 from recsys.embeddings.scheme import Dtype, Full, Scheme
@@ -33,6 +31,8 @@ from recsys.errors import BudgetInfeasible, ConfigError, RecsysError, did_you_me
 from recsys.train.folder import write_json
 from recsys.train.launch import die_with_parent
 from recsys.tune.compression_cell import Cell, CellResult, train_cell
+from recsys.tune.experiment_kinds import prepared_folder, workload_of
+from recsys.tune.workload import Searched, Workload, monitored
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ class Comparison:
         cells: Done, the full tables first.
         infeasible: Combinations that do not exist.
         failed: Why a cell failed, by its name.
+        metric: What is compared.
     """
 
     directory: Path
@@ -88,6 +89,7 @@ class Comparison:
     cells: tuple[CellResult, ...]
     infeasible: tuple[Infeasible, ...]
     failed: Mapping[str, str]
+    metric: str = "auc"
 
 
 def all_schemes() -> dict[str, Scheme]:
@@ -175,8 +177,8 @@ def parse_dtypes(text: str) -> tuple[Dtype, ...]:
 
 
 def plan_cells(
-    experiment: Experiment,
-    prepared: Prepared,
+    experiment: Searched,
+    workload: Workload,
     schemes: Mapping[str, Scheme],
     budgets: Sequence[float],
 ) -> tuple[list[Cell], list[Infeasible]]:
@@ -184,7 +186,7 @@ def plan_cells(
 
     Args:
         experiment: Its model says which tables.
-        prepared: The data.
+        workload: Its data.
         schemes: By label.
         budgets: Shares of the full size. A scheme that has a size of its own is also planned at
             that size where a budget is out of its reach.
@@ -195,9 +197,7 @@ def plan_cells(
     Raises:
         ConfigError: No scheme can hold these tables.
     """
-    with torch.device("meta"):
-        model = experiment.model.build(prepared.schema)
-    groups = model.embeddings.groups
+    groups = workload.plan(with_compression(experiment, None)).embeddings.groups
     cells = [Cell("full", None, CompressionConfig())]
     infeasible: list[Infeasible] = []
     seen: set[str] = set()
@@ -216,6 +216,10 @@ def plan_cells(
             except ConfigError as error:
                 infeasible.append(Infeasible(label, budget, 0, str(error)))
                 continue
+            reason = workload.refused(planned)
+            if reason:
+                infeasible.append(Infeasible(label, budget, 0, reason))
+                continue
             key = json.dumps({name: s.model_dump(mode="json") for name, s in planned.items()})
             if key not in seen and not all(isinstance(s, Full) for s in planned.values()):
                 seen.add(key)
@@ -227,7 +231,7 @@ def plan_cells(
 
 
 def compare(
-    experiment: Experiment,
+    experiment: Searched,
     schemes: Mapping[str, Scheme],
     directory: Path | str,
     options: CompareOptions | None = None,
@@ -251,10 +255,11 @@ def compare(
             raise ConfigError(f"budgets must be above 0 and at most 1, got {budget}.")
     target.mkdir(parents=True, exist_ok=True)
     _open(target, experiment)
-    dataset = experiment.dataset.build()
-    splits = dataset.splits(options.cache_dir)
-    prepared = prepare(dataset.schema(), splits, options.cache_dir / "prepared", experiment.prepare)
-    cells, infeasible = plan_cells(experiment, prepared, schemes, options.budgets)
+    prepared = prepared_folder(experiment, options.cache_dir)
+    workload = workload_of(experiment, options.cache_dir, prepared)
+    cells, infeasible = plan_cells(experiment, workload, schemes, options.budgets)
+    for label, reason in {i.label: i.reason for i in infeasible if i.reason}.items():
+        options.say(f"left out: {label}: {reason.splitlines()[0]}")
     options.say(
         f"{len(cells)} cells x {len(experiment.seeds)} seeds, {options.jobs} at a time; "
         f"{len(infeasible)} combinations out of reach"
@@ -262,17 +267,19 @@ def compare(
     results, failed = _run(experiment, cells, target, options)
     full = next((result.full_bytes for result in results), 0)
     ordered = sorted(results, key=lambda r: (r.label != "full", r.label, -r.real_bytes("fp32")))
-    return Comparison(target, full, tuple(ordered), tuple(infeasible), failed)
+    return Comparison(
+        target, full, tuple(ordered), tuple(infeasible), failed, monitored(experiment)
+    )
 
 
-def _open(target: Path, experiment: Experiment) -> None:
+def _open(target: Path, experiment: Searched) -> None:
     """Refuses a folder of another comparison."""
     path = target / "experiment.json"
     if path.exists():
         # Parsed, not compared as text: settings that came with later versions have their defaults.
         before = None
         with contextlib.suppress(ConfigError, ValueError):
-            before = Experiment.parse(json.loads(path.read_text()))
+            before = type(experiment).parse(json.loads(path.read_text()))
         if before != experiment:
             raise ConfigError(
                 f"{target} holds a comparison of another experiment. Choose another folder, or "
@@ -282,7 +289,7 @@ def _open(target: Path, experiment: Experiment) -> None:
 
 
 def _run(
-    experiment: Experiment, cells: Sequence[Cell], target: Path, options: CompareOptions
+    experiment: Searched, cells: Sequence[Cell], target: Path, options: CompareOptions
 ) -> tuple[list[CellResult], dict[str, str]]:
     """Cells in parallel processes; finished ones are read."""
     results: list[CellResult] = []
@@ -337,7 +344,7 @@ def slug(cell: Cell) -> str:
     return label if cell.budget is None else f"{label}-{cell.budget:g}"
 
 
-def with_compression(experiment: Experiment, compression: CompressionConfig) -> Experiment:
+def with_compression(experiment: Searched, compression: CompressionConfig | None) -> Searched:
     """The same experiment with its tables held in another way.
 
     Args:
@@ -351,5 +358,7 @@ def with_compression(experiment: Experiment, compression: CompressionConfig) -> 
     if "compression" not in type(config).model_fields:
         raise ConfigError(f"{experiment.model.class_path} takes no `compression`.")
     changed = config.model_copy(update={"compression": compression})
-    block = ModelBlock.model_validate({"class": experiment.model.class_path, "config": changed})
+    block = type(experiment.model).model_validate(
+        {"class": experiment.model.class_path, "config": changed}
+    )
     return experiment.model_copy(update={"model": block})

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from recsys.config import Experiment
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import TrainingError
 from recsys.train.folder import write_json
 from recsys.train.run import RunOptions, RunResult, run
 from recsys.train.storage import remove
-from recsys.tune.judging import Judged, judge
+from recsys.tune.experiment_kinds import prepared_folder, workload_of
+from recsys.tune.workload import Judged, Searched, monitored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,9 @@ class CellResult:
         refused: Why a dtype makes no sense here.
         rows_per_second: Training speed, mean of the seeds.
         train_seconds: Wall time of training, mean of the seeds.
-        lookups_per_second: Rows looked up in all frozen tables a second, by dtype.
+        lookups_per_second: Rows looked up in all frozen tables a second, by dtype; empty where
+            nothing is looked up when serving.
+        metric: What is compared.
     """
 
     label: str
@@ -67,6 +69,7 @@ class CellResult:
     rows_per_second: float
     train_seconds: float
     lookups_per_second: dict[str, float]
+    metric: str = "auc"
 
     def real_bytes(self, dtype: str) -> int:
         """Bytes of the frozen tables; of fp32 where the dtype was refused."""
@@ -89,10 +92,10 @@ class CellResult:
     def line(self) -> str:
         """One line for the progress."""
         split = "test" if "test" in self.metrics["fp32"] else "valid"
-        mean, sd = self.spread("fp32", split, "auc")
+        mean, sd = self.spread("fp32", split, self.metric)
         return (
-            f"{self.ratio():.4f} of the bytes, {split} AUC {mean:.5f} +- {sd:.5f}, "
-            f"{self.rows_per_second:,.0f} rows/s"
+            f"{self.ratio():.4f} of the bytes, {split} {title_of(self.metric)} {mean:.5f} "
+            f"+- {sd:.5f}, {self.rows_per_second:,.0f} rows/s"
         )
 
     @classmethod
@@ -110,8 +113,17 @@ class CellResult:
         return found if set(dtypes) <= {*found.metrics, *found.refused} else None
 
 
+def title_of(metric: str) -> str:
+    """A metric as texts name it.
+
+    Args:
+        metric: Its name.
+    """
+    return "AUC" if metric == "auc" else metric
+
+
 def train_cell(
-    experiment: Experiment,
+    experiment: Searched,
     cell: Cell,
     folder: Path,
     cache_dir: Path,
@@ -133,18 +145,18 @@ def train_cell(
         RecsysError: Training failed.
     """
     torch.set_num_threads(threads)
-    train = experiment.train.model_copy(update={"num_threads": threads, "bootstrap_samples": 0})
-    experiment = experiment.model_copy(update={"train": train})
+    prepared = prepared_folder(experiment, cache_dir)
+    workload = workload_of(experiment, cache_dir, prepared)
+    experiment = workload.trained(experiment, threads, lean=False)
     again = (folder / "config.json").exists()
     result = run(experiment, folder, RunOptions(cache_dir, resume=again, show="none"))
     if result.interrupted:
         raise TrainingError(f"{folder} was interrupted; run the comparison again to go on.")
-    assert result.prepared is not None
     judged = [
-        judge(seed.directory, result.prepared, experiment, ("fp32", *dtypes))
+        workload.judge(seed.directory, experiment, ("fp32", *dtypes), "fp32")
         for seed in result.seeds
     ]
-    found = _summary(cell, result, judged)
+    found = _summary(cell, result, judged, monitored(experiment))
     write_json(folder / "cell.json", dataclasses.asdict(found))
     for seed in result.seeds:
         _tidy(seed.directory)
@@ -158,7 +170,7 @@ def _tidy(directory: Path) -> None:
             remove(folder / name)
 
 
-def _summary(cell: Cell, result: RunResult, judged: Sequence[Judged]) -> CellResult:
+def _summary(cell: Cell, result: RunResult, judged: Sequence[Judged], metric: str) -> CellResult:
     """All seeds of a cell as one result."""
     first = judged[0]
     metrics = {
@@ -189,4 +201,5 @@ def _summary(cell: Cell, result: RunResult, judged: Sequence[Judged]) -> CellRes
             dtype: statistics.median(one.lookups[dtype] for one in judged)
             for dtype in first.lookups
         },
+        metric=metric,
     )

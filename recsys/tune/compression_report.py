@@ -14,10 +14,10 @@ from recsys.evaluate.evaluation import without_nan
 from recsys.train import plots
 from recsys.train.folder import write_json
 from recsys.tune.compression import Comparison
-from recsys.tune.compression_cell import CellResult
+from recsys.tune.compression_cell import CellResult, title_of
 
 NEAR = 0.001
-"""AUC within which a smaller model counts as good as the full one."""
+"""AUC, or the metric of lists, within which a smaller model counts as good as the full one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +49,17 @@ class Point:
         return self.cell.label if self.dtype == "fp32" else f"{self.cell.label} + {self.dtype}"
 
 
-def points_of(comparison: Comparison, split: str, metric: str = "auc") -> list[Point]:
+def points_of(comparison: Comparison, split: str) -> list[Point]:
     """Every model of a comparison.
 
     Args:
         comparison: Done.
         split: To judge on.
-        metric: Higher is better.
     """
     found = []
     for cell in comparison.cells:
         for dtype in cell.metrics:
-            mean, sd = cell.spread(dtype, split, metric)
+            mean, sd = cell.spread(dtype, split, cell.metric)
             found.append(Point(cell, dtype, cell.infer_bytes[dtype], mean, sd))
     return found
 
@@ -95,6 +94,7 @@ def recommend(
         infeasible: What could not be reached.
     """
     full = next((p for p in points if p.cell.label == "full" and p.dtype == "fp32"), None)
+    name = title_of(points[0].cell.metric) if points else ""
     lines = []
     for budget in sorted(budgets, reverse=True):
         inside = sorted((p for p in points if p.ratio <= budget * 1.0005), key=lambda p: -p.mean)
@@ -102,7 +102,7 @@ def recommend(
             lines.append(f"At {budget:g} of the bytes nothing fits.")
             continue
         best = inside[0]
-        text = f"At {budget:g} of the bytes take {best.name} (AUC {best.mean:.4f}"
+        text = f"At {budget:g} of the bytes take {best.name} ({name} {best.mean:.4f}"
         if full is not None:
             text += f", {best.mean - full.mean:+.4f} against the full tables"
         text += f"; {best.bytes:,} bytes)."
@@ -126,7 +126,7 @@ def recommend(
         small = min(near, key=lambda p: p.bytes)
         lines.append(
             f"The smallest model within {NEAR} of the full tables is {small.name}: "
-            f"{small.ratio:.4f} of the bytes ({small.bytes:,}), AUC {small.mean:.4f}."
+            f"{small.ratio:.4f} of the bytes ({small.bytes:,}), {name} {small.mean:.4f}."
         )
     return lines
 
@@ -140,26 +140,37 @@ def table_of(points: Sequence[Point], split: str) -> str:
     """
     front = {id(point) for point in pareto(points)}
     full = next((p for p in points if p.cell.label == "full" and p.dtype == "fp32"), None)
+    metric = points[0].cell.metric if points else "auc"
+    other, timed = _other(metric), any(point.cell.lookups_per_second for point in points)
     lines = [
-        f"| scheme | budget | real ratio | paper ratio | bytes | training bytes | {split} AUC "
-        "| sd | logloss | against full | step time | lookups/s | front |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| scheme | budget | real ratio | paper ratio | bytes | training bytes | {split} "
+        f"{title_of(metric)} | sd | {other} | against full | step time "
+        f"{'| lookups/s ' * timed}| front |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|" + "---|" * timed,
     ]
     for point in sorted(points, key=lambda p: (-p.bytes, p.name)):
         cell = point.cell
-        loss, _ = cell.spread(point.dtype, split, "logloss")
+        second, _ = cell.spread(point.dtype, split, other)
         slower = ""
         if full is not None:
             slower = f"{full.cell.rows_per_second / cell.rows_per_second:.2f}x"
+        looked = f"| {cell.lookups_per_second[point.dtype]:,.0f} " if timed else ""
         lines.append(
             f"| {point.name} | {'own' if cell.budget is None else f'{cell.budget:g}'} "
             f"| {point.ratio:.4f} | {cell.paper_ratio:.4f} | {point.bytes:,} "
-            f"| {cell.train_bytes:,} | {point.mean:.5f} | {point.sd:.5f} | {loss:.5f} "
+            f"| {cell.train_bytes:,} | {point.mean:.5f} | {point.sd:.5f} | {second:.5f} "
             f"| {'' if full is None else f'{point.mean - full.mean:+.5f}'} | {slower} "
-            f"| {cell.lookups_per_second[point.dtype]:,.0f} "
-            f"| {'*' if id(point) in front else ''} |"
+            f"{looked}| {'*' if id(point) in front else ''} |"
         )
     return "\n".join(lines)
+
+
+def _other(metric: str) -> str:
+    """The metric that is shown beside the one that is compared."""
+    name, _, k = metric.partition("@")
+    if not k:
+        return "logloss"
+    return f"ndcg@{k}" if name == "recall" else f"recall@{k}"
 
 
 def matrix_of(points: Sequence[Point], budgets: Sequence[float]) -> str:
@@ -220,7 +231,7 @@ def report_text(comparison: Comparison, budgets: Sequence[float]) -> str:
     """
     split = judged_split(comparison)
     points = points_of(comparison, split)
-    rows = [("scheme", "ratio", f"{split} AUC", "sd", "rows/s")]
+    rows = [("scheme", "ratio", f"{split} {title_of(comparison.metric)}", "sd", "rows/s")]
     for point in sorted(points, key=lambda p: (-p.bytes, p.name)):
         speed = f"{point.cell.rows_per_second:,.0f}"
         row = (point.name, f"{point.ratio:.4f}", f"{point.mean:.5f}", f"{point.sd:.5f}", speed)
@@ -246,14 +257,15 @@ def write_report(comparison: Comparison, budgets: Sequence[float]) -> list[Path]
     """
     folder, split = comparison.directory, judged_split(comparison)
     points = points_of(comparison, split)
-    words = recommend(points, budgets, comparison.infeasible)
+    words, metric = recommend(points, budgets, comparison.infeasible), title_of(comparison.metric)
     parts = ["# Compression of the embedding tables", "", *(f"- {line}" for line in words), ""]
     files = [folder / "results.json", folder / "report.md"]
     if plots.available() and points:
         files.append(folder / "compression.png")
         plots.draw(files[-1], lambda figure: _picture(figure, points, split), (12.0, 5.4))
-        parts += ["![AUC against real bytes](compression.png)", ""]
-    parts += [f"{split} AUC, mean and sd of the seeds, by budget:", "", matrix_of(points, budgets)]
+        parts += [f"![{metric} against real bytes](compression.png)", ""]
+    heading = f"{split} {metric}, mean and sd of the seeds, by budget:"
+    parts += [heading, "", matrix_of(points, budgets)]
     parts += ["", "Every model:", "", table_of(points, split), ""]
     if comparison.infeasible:
         parts += ["Out of reach (smallest size in bytes): " + "; ".join(
@@ -281,7 +293,7 @@ def _picture(figure: Any, points: Sequence[Point], split: str) -> None:
     axes, costs = figure.subplots(1, 2, width_ratios=(2.3, 1))
     axes.set_title("What compression costs")
     axes.set_xlabel("bytes of the frozen tables, share of the full fp32 tables")
-    axes.set_ylabel(f"{split} AUC")
+    axes.set_ylabel(f"{split} {title_of(points[0].cell.metric)}")
     axes.set_xscale("log")
     front = pareto(points)
     winners = list(dict.fromkeys(p.name for p in reversed(front) if p.name != "full"))
@@ -319,10 +331,12 @@ def _costs(axes: Any, winners: Sequence[Point], points: Sequence[Point]) -> None
         return
     for place, point in enumerate(winners):
         train = point.cell.rows_per_second / full.cell.rows_per_second
-        looked = point.cell.lookups_per_second[point.dtype]
-        lookups = looked / full.cell.lookups_per_second["fp32"]
         color = plots.color(place)
         axes.barh(place - 0.2, train, 0.36, color=color, label="training" if place == 0 else None)
+        looked = point.cell.lookups_per_second.get(point.dtype)
+        if looked is None:  # served by final vectors
+            continue
+        lookups = looked / full.cell.lookups_per_second["fp32"]
         axes.barh(place + 0.2, lookups, 0.36, color=color, alpha=0.45,
                   label="frozen lookups" if place == 0 else None)  # fmt: skip
     axes.axvline(1.0, color="#8a8f98", linestyle="--", linewidth=1)

@@ -8,17 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import torch
-
 from recsys.base import RecModel
-from recsys.config import Experiment
 from recsys.data.prepared import Prepared
 from recsys.embeddings.compression.budget import full_bytes
-from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import BudgetInfeasible, ConfigError, SchemaError
-from recsys.tune.judging import first_batch, lookup_speed, served_bytes
+from recsys.tune.click_workload import ClickWorkload
 from recsys.tune.sweep import Limits
+from recsys.tune.workload import Searched, Workload, served_bytes
 
 REASONS: tuple[str, ...] = ("plan", "dtype", "bytes", "lookup_us")
 """Why a candidate may be turned down; constraints of the study where there are limits."""
@@ -29,7 +26,7 @@ class Cost:
     """Of a candidate, before training.
 
     Args:
-        bytes: Of the tables as they will be served.
+        bytes: Of the tables as they will be served; 0 where there are none.
         lookup_us: Microseconds to look up a row; None where it was not asked for.
         refused: Why it is turned down, by limit: a text and how far it is beyond, 0.5 for half as
             much again.
@@ -45,15 +42,17 @@ class Costs:
 
     Args:
         base: The experiment of the sweep.
-        prepared: Its data.
+        data: Its workload, or the prepared data of models that predict clicks.
         limits: What candidates must keep.
         lookups: Whether the time of a lookup is wanted, also without a limit.
     """
 
     def __init__(
-        self, base: Experiment, prepared: Prepared, limits: Limits, lookups: bool = False
+        self, base: Searched, data: Workload | Prepared, limits: Limits, lookups: bool = False
     ) -> None:
-        self._prepared, self.limits = prepared, limits
+        self.workload: Workload = ClickWorkload(data) if isinstance(data, Prepared) else data
+        """What the candidates are trained on."""
+        self.limits = limits
         self._lookups = lookups or limits.lookup_us is not None
         self.full_bytes = sum(map(full_bytes, self._groups(base).values()))
         """Of the experiment's own tables in fp32, without compression."""
@@ -62,11 +61,12 @@ class Costs:
             allowed.append(int(limits.ratio * self.full_bytes))
         self.most_bytes: int | None = min(allowed, default=None)
 
-    def _groups(self, experiment: Experiment) -> Mapping[str, tuple]:
-        with torch.device("meta"):
-            return experiment.model.build(self._prepared.schema).embeddings.groups
+    def _groups(self, experiment: Searched) -> Mapping[str, tuple]:
+        if not self.workload.has_tables:
+            return {}
+        return self.workload.plan(experiment).embeddings.groups
 
-    def tables(self, base: Experiment) -> dict[str, int]:
+    def tables(self, base: Searched) -> dict[str, int]:
         """Rows of the experiment's tables by name.
 
         Args:
@@ -75,7 +75,7 @@ class Costs:
         groups = self._groups(base).values()
         return {table.name: table.num_embeddings for tables in groups for table in tables}
 
-    def of(self, experiment: Experiment, dtype: Dtype) -> Cost:
+    def of(self, experiment: Searched, dtype: Dtype) -> Cost:
         """The cost of a candidate.
 
         Args:
@@ -85,9 +85,10 @@ class Costs:
         Raises:
             ConfigError: The settings contradict each other or the data.
         """
+        if not self.workload.has_tables:
+            return Cost(0)
         try:
-            with torch.device("meta"):
-                model = experiment.model.build(self._prepared.schema)
+            model = self.workload.plan(experiment)
             size = served_bytes(model, dtype)
             refused = _refused_dtype(model, dtype)
         except BudgetInfeasible as error:
@@ -100,22 +101,11 @@ class Costs:
             refused["bytes"] = text, size / self.most_bytes - 1
         most, speed = self.limits.lookup_us, None
         if self._lookups and not refused:
-            speed = self._lookup_us(experiment, dtype)
+            speed = self.workload.lookup_us(experiment, dtype)
             if most is not None and speed > most:
                 text = f"{speed:.2f} us a lookup, and at most {most:g} are allowed"
                 refused["lookup_us"] = text, speed / most - 1
         return Cost(size, speed, refused)
-
-    def _lookup_us(self, experiment: Experiment, dtype: Dtype) -> float:
-        """Measured on untrained tables in the form in which they will be served."""
-        with torch.device("meta"):
-            planned = experiment.model.build(self._prepared.schema)
-        schemes = {name: s.frozen_scheme() for name, s in planned.embeddings.schemes.items()}
-        before = getattr(planned.config, "compression", None) or CompressionConfig()
-        served = before.model_copy(update={"planned": schemes, "dtype": dtype})
-        config = planned.config.model_copy(update={"compression": served})
-        model = type(planned)(config, self._prepared.schema).eval()
-        return 1e6 / lookup_speed(model, first_batch(self._prepared))
 
 
 def _refused_dtype(model: RecModel, dtype: Dtype) -> dict[str, tuple[str, float]]:

@@ -17,6 +17,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from recsys.base import CTRModel
+from recsys.cf_config import CFExperiment
+from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.scheme import Dtype
@@ -131,7 +133,13 @@ def _uniform(space: Space, number: int) -> list[dict[str, Any]]:
 
 
 def _widths(space: Space) -> list[Parameter]:
-    """Settings that are widths of tables, in powers of two."""
+    """Settings that are widths of tables, in powers of two; filters have one for all."""
+    if isinstance(space.experiment, CFExperiment):
+        return [
+            parameter
+            for parameter in space.parameters
+            if isinstance(parameter.domain, PowerOfTwo) and parameter.name == "model.embedding_dim"
+        ]
     return [
         parameter
         for parameter in space.parameters
@@ -168,6 +176,7 @@ def _by_importance(
             "prior.importance: no width of a table is searched. Search "
             "`model.tables.*.embedding_dim: {power_of_two: [2, 16]}`, or leave the prior out."
         )
+    assert task.prepared is not None  # `check_sweep` lets nothing but clicks come here
     scores = _scores(task, say)
     rows = costs.tables(task.experiment)
     schema = Prepared.load(task.prepared).schema
@@ -251,8 +260,10 @@ def _by_supernet(
     options = SupernetOptions(
         most_bytes=costs.most_bytes, dtype=dtype, seed=task.sweep.sampler.seed, say=say
     )
-    folder, prepared = task.directory / "prior" / "supernet", Prepared.load(task.prepared)
-    points = search_widths(task.experiment, space, prepared, folder, options)
+    experiment, folder = task.experiment, task.directory / "prior" / "supernet"
+    assert isinstance(experiment, Experiment) and task.prepared is not None  # see `check_sweep`
+    prepared = Prepared.load(task.prepared)
+    points = search_widths(experiment, space, prepared, folder, options)
     fixed = space.defaults()
     for parameter in space.parameters:
         if parameter.name == SERVE:

@@ -22,8 +22,8 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from recsys.data.prepare import prepare
 from recsys.errors import RecsysError
+from recsys.tune.experiment_kinds import prepared_folder
 from recsys.tune.samplers import Seeded
 from recsys.tune.space import Space
 from recsys.tune.study import Study, quiet
@@ -131,13 +131,10 @@ def _work(task: Task) -> int:
 
 def _at_home(task: Task) -> Task:
     """With the data of this host."""
-    if task.prepared.is_dir():
+    if task.prepared is None or task.prepared.is_dir():
         return task
-    dataset = task.experiment.dataset.build()
-    splits = dataset.splits(task.cache_dir)
-    where = Path(task.cache_dir) / "prepared"
-    found = prepare(dataset.schema(), splits, where, task.experiment.prepare)
-    return dataclasses.replace(task, prepared=found.directory)
+    found = prepared_folder(task.experiment, Path(task.cache_dir))
+    return dataclasses.replace(task, prepared=found)
 
 
 class _Drawn:

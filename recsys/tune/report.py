@@ -31,6 +31,7 @@ from recsys.tune.report_data import (
     best_by_share,
     chosen,
     find,
+    how_stored,
     metric_of,
     nearly_as_good,
     number_of,
@@ -157,7 +158,7 @@ def _markdown(findings: Findings, pictures: Mapping[str, Path], words: Sequence[
         parts += [
             "## How to use it\n\n"
             f"```bash\nrecsys train --config {findings.study.directory / 'best.yaml'}\n```",
-            *([_stored(best.dtype)] if best.dtype != "fp32" else []),
+            *([_stored(findings, best.dtype)] if best.dtype != "fp32" else []),
             "## The best by share of the full tables' bytes\n\n" + table(*_shares(findings)),
         ]
         heads, cells = cells_of(findings, findings.front)
@@ -193,10 +194,10 @@ def _plain(text: str) -> str:
     return html.escape(text.replace("\n", " "), quote=False)
 
 
-def _stored(dtype: str) -> str:
+def _stored(findings: Findings, dtype: str) -> str:
     return (
         f"The tables were judged in {dtype}. Store them so after training: "
-        f"`recsys export RUN_DIR --freeze {dtype} --to FOLDER`."
+        f"`{how_stored(findings, dtype)}`."
     )
 
 
@@ -226,7 +227,7 @@ def _experiment(findings: Findings, row: TrialRow) -> str:
     """The experiment of a trial, every setting, as a file that trains it again."""
     study = findings.study
     experiment = Candidate(row.settings, row.dtype).experiment(study.space.base)
-    comments = [] if row.dtype == "fp32" else [_stored(row.dtype)]
+    comments = [] if row.dtype == "fp32" else [_stored(findings, row.dtype)]
     value, _ = metric_of(row, "valid", findings.metric)
     shown = "" if value is None else f", valid {findings.metric} {value:.5f}"
     comments.append(f"Trial {row.number} of {study.name}{shown}: {chosen(study.space.base, row)}")

@@ -17,10 +17,11 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
+from recsys.cf_config import CFExperiment
 from recsys.tune.compression_report import NEAR
 from recsys.tune.domain import PowerOfTwo
+from recsys.tune.objectives import direction_of
 from recsys.tune.study import Study, TrialRow
-from recsys.tune.sweep import METRICS
 
 SHARES = (0.5, 0.25, 0.1, 0.05)
 """Of the full tables' bytes, for which the best trial is named."""
@@ -60,7 +61,12 @@ class Findings:
     @property
     def sign(self) -> float:
         """1 where more of the metric is better, else -1."""
-        return 1.0 if METRICS[self.metric] == "maximize" else -1.0
+        return 1.0 if direction_of(self.metric) == "maximize" else -1.0
+
+    @property
+    def sized(self) -> bool:
+        """Whether any trial has tables whose bytes are known."""
+        return any(size_of(row) is not None for row in self.rows)
 
     @property
     def complete(self) -> list[TrialRow]:
@@ -291,6 +297,18 @@ def _by_value(values: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------- all trials
 
 
+def how_stored(findings: Findings, dtype: str) -> str:
+    """The command or call that stores trained tables as they were judged.
+
+    Args:
+        findings: Of a study.
+        dtype: They were judged in.
+    """
+    if isinstance(findings.study.space.experiment, CFExperiment):
+        return f'recsys.serving.freeze.freeze_model(model, "{dtype}")'
+    return f"recsys export RUN_DIR --freeze {dtype} --to FOLDER"
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """The best trial at or below a share of the full tables' bytes.
@@ -310,7 +328,7 @@ class Share:
 
 
 def best_by_share(findings: Findings) -> list[Share]:
-    """The best trial of any size, and at or below each of `SHARES`.
+    """The best trial of any size, and at or below each of `SHARES` if there are tables.
 
     Args:
         findings: Of a study.
@@ -320,7 +338,7 @@ def best_by_share(findings: Findings) -> list[Share]:
         key=lambda row: (-findings.sign * row.values[findings.metric], row.number),
     )
     found = [Share(None, done[0] if done else None)]
-    for share in SHARES:
+    for share in SHARES if findings.sized else ():
         fits = (row for row in done if (ratio := ratio_of(row)) is not None and ratio <= share)
         found.append(Share(share, next(fits, None)))
     return found

@@ -11,10 +11,12 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from recsys.tune.objectives import COSTS
 from recsys.tune.report_data import (
     Findings,
     best_by_share,
     chosen,
+    how_stored,
     metric_of,
     number_of,
     ratio_of,
@@ -22,7 +24,6 @@ from recsys.tune.report_data import (
     why_of,
 )
 from recsys.tune.study import TrialRow
-from recsys.tune.sweep import METRICS
 
 _REJECTED = 200  # trials turned down that the page shows
 
@@ -152,7 +153,7 @@ def _use(findings: Findings) -> str:
     if best.dtype != "fp32":
         text += (
             f", then store its tables as they were judged: "
-            f"<code>recsys export RUN_DIR --freeze {html.escape(best.dtype)} --to FOLDER</code>"
+            f"<code>{html.escape(how_stored(findings, best.dtype))}</code>"
         )
     return text + ". The others of the front are in <code>front/</code>.</p>"
 
@@ -186,7 +187,7 @@ def cells_of(findings: Findings, rows: Sequence[TrialRow]) -> tuple[list[str], l
         rows: Trials to show.
     """
     name, sweep, base = findings.metric, findings.study.sweep, findings.study.space.base
-    more = [n for n in sweep.objectives[1:] if n in METRICS]
+    more = [n for n in sweep.objectives[1:] if n not in COSTS]
     timed = any("lookup_us" in row.facts for row in rows)
     heads = ["trial", *(f"valid {n}" for n in (name, *more)), f"test {name}", "bytes", "of full"]
     heads += ["lookup us"] if timed else []

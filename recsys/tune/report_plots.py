@@ -13,8 +13,8 @@ from typing import Any
 
 from recsys.train import plots
 from recsys.tune.halving import dominates, hypervolume, losses
+from recsys.tune.objectives import COSTS
 from recsys.tune.report_data import Findings, full_bytes, metric_of, size_of, widths_of
-from recsys.tune.sweep import COSTS
 
 _BLUE, _ORANGE, _DARK, _GREY, _PALE = "#2563a8", "#d1782a", "#22252b", "#8a8f98", "#c9ccd2"
 _VOLUMES = 80  # points of the curve of hypervolumes

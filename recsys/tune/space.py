@@ -21,11 +21,12 @@ from typing import Any, get_args
 
 from optuna.trial import FixedTrial
 
-from recsys.config import Experiment
 from recsys.config_text import put
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import ConfigError, did_you_mean
 from recsys.tune.domain import AnyDomain, Asker, Choice, Domain, OneOf, read_domain
+from recsys.tune.experiment_kinds import parsed
+from recsys.tune.workload import Searched
 
 SERVE = "serve.dtype"
 """The one place outside the experiment: how the trained tables are stored."""
@@ -64,7 +65,7 @@ class Candidate:
     settings: Mapping[str, Any]
     dtype: str = "fp32"
 
-    def experiment(self, base: Mapping[str, Any]) -> Experiment:
+    def experiment(self, base: Mapping[str, Any]) -> Searched:
         """The experiment to train.
 
         Args:
@@ -73,7 +74,7 @@ class Candidate:
         Raises:
             ConfigError: The values do not go together.
         """
-        return Experiment.parse(put(base, self.settings))
+        return parsed(put(base, self.settings), base)
 
 
 class Space:
@@ -90,6 +91,7 @@ class Space:
             problems are named.
 
     Example:
+        >>> from recsys.config import Experiment
         >>> base = Experiment.parse({
         ...     "dataset": {"class": "recsys.datasets.synthetic.Synthetic"},
         ...     "model": {"class": "recsys.models.ctr.fm.FM"}})
@@ -101,12 +103,12 @@ class Space:
 
     def __init__(
         self,
-        base: Experiment,
+        base: Searched,
         space: Mapping[str, Any],
         tables: Mapping[str, int],
         groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._experiment, self.base = base, base.model_dump(mode="json")
+        self.experiment, self.base = base, base.model_dump(mode="json")
         self.tables: Mapping[str, int] = dict(tables)
         """Rows of the model's tables by name."""
         self._groups = dict(groups or {})
@@ -190,7 +192,7 @@ class Space:
             return [f"{SERVE}: there is no dtype {wrong[0]!r}. {hint}"] if wrong else []
         for value in ends:
             try:
-                Experiment.parse(put(self.base, {parameter.places[0]: value}))
+                type(self.experiment).parse(put(self.base, {parameter.places[0]: value}))
             except ConfigError as error:
                 text = str(error).removeprefix("experiment: ")
                 return [f"{parameter.name} = {value!r}: {text}"]
@@ -223,7 +225,8 @@ class Space:
             known = parameter.domain.known(parameter.name, value) or {}
             if isinstance(parameter.domain, OneOf) and known:
                 block = parameter.domain.ask(FixedTrial(known), parameter.name)
-                if Experiment.parse(put(self.base, {place: block})) != self._experiment:
+                made = type(self.experiment).parse(put(self.base, {place: block}))
+                if made != self.experiment:
                     continue  # what the block leaves open is not what the experiment has
             found |= known
         return found

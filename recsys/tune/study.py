@@ -30,9 +30,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from recsys.config import Experiment
 from recsys.errors import ConfigError, RecsysError
 from recsys.train.folder import write_json
+from recsys.tune.experiment_kinds import parsed
 from recsys.tune.halving import first_front, losses
 from recsys.tune.samplers import Seeded, make_pruner
 from recsys.tune.space import TWIN_OF, Space
@@ -308,8 +308,8 @@ class Study:
 def _with_defaults(experiment: Any) -> Any:
     """As this version writes it: settings that are new since then have their defaults."""
     try:
-        return Experiment.parse(experiment).model_dump(mode="json")
-    except (RecsysError, TypeError):
+        return parsed(experiment, experiment).model_dump(mode="json")
+    except (RecsysError, TypeError, AttributeError):
         return experiment
 
 

@@ -281,6 +281,7 @@ def _model(experiment: Experiment, genes: Sequence[_Gene], prepared: Prepared) -
     """The experiment's model with searched tables at their widest, as supernets."""
     wide = {p: raw for g in genes for p, raw in g.settings(len(g.values) - 1).items()}
     widest = Candidate(wide).experiment(experiment.model_dump(mode="json"))
+    assert isinstance(widest, Experiment)
     with torch.device("meta"):
         plain = widest.model.build(prepared.schema)
     if not isinstance(plain, CTRModel):

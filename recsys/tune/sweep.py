@@ -22,25 +22,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from recsys.config import Experiment, load, validate
+from recsys.config import validate
 from recsys.config_text import put, read_mapping
 from recsys.errors import ConfigError, did_you_mean
 from recsys.schema import Frozen
+from recsys.tune.experiment_kinds import load_searched
+from recsys.tune.objectives import COSTS, METRICS, Direction, direction_of
 from recsys.tune.space import Space
+from recsys.tune.workload import Searched
 
-Direction = Literal["maximize", "minimize"]
-METRICS: dict[str, Direction] = {
-    "auc": "maximize",
-    "grouped_auc": "maximize",
-    "pr_auc": "maximize",
-    "logloss": "minimize",
-    "normalized_entropy": "minimize",
-}
-COSTS: dict[str, Direction] = {"bytes": "minimize", "lookup_us": "minimize"}
-OBJECTIVES = METRICS | COSTS
-"""What can be searched for, and in which direction. Metrics are those of the validation split;
-``bytes`` are of the tables as they are served, ``lookup_us`` microseconds to look up all features
-of a row in them, in batches of 4,096."""
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9,
           "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}  # fmt: skip
 
@@ -158,7 +148,8 @@ class Sweep(Frozen):
     space: dict[str, Any]
     """What to search: domains by place, see `recsys.tune.space`."""
     objectives: tuple[str, ...] = ("auc",)
-    """What to search for; several give a front."""
+    """What to search for; several give a front. Metrics are those of the validation split, see
+    `recsys.tune.objectives`."""
     limits: Limits = Limits()
     """What every candidate must keep."""
     sampler: SamplerConfig = SamplerConfig()
@@ -175,16 +166,13 @@ class Sweep(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise ConfigError(
-                    f"objectives: there is no objective `{name}`. {did_you_mean(name, OBJECTIVES)}"
-                )
+            direction_of(name)  # refuses what is unknown
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ConfigError(f"objectives: expected different ones, got {list(self.objectives)}.")
-        if self.objectives[0] not in METRICS:
+        if self.objectives[0] in COSTS:
             raise ConfigError(
-                f"objectives: the first must be a metric ({', '.join(METRICS)}), got "
-                f"`{self.objectives[0]}`. The smallest tables alone are no aim."
+                f"objectives: the first must be a metric ({', '.join(METRICS)}; of lists ndcg@20 "
+                f"and the like), got `{self.objectives[0]}`. The smallest tables alone are no aim."
             )
         several, kind = len(self.objectives) > 1, self.pruner.kind
         if several and kind in ("asha", "hyperband", "median"):
@@ -204,9 +192,9 @@ class Sweep(Frozen):
     @property
     def directions(self) -> list[Direction]:
         """Of the objectives."""
-        return [OBJECTIVES[name] for name in self.objectives]
+        return [direction_of(name) for name in self.objectives]
 
-    def experiment(self, folder: Path) -> Experiment:
+    def experiment(self, folder: Path) -> Searched:
         """The experiment that is searched around.
 
         Args:
@@ -216,12 +204,13 @@ class Sweep(Frozen):
             ConfigError: The file or a change is wrong.
         """
         path = self.config if self.config.is_absolute() else folder / self.config
-        base = load(path)
+        base = load_searched(path)
         if not self.set:
             return base
-        return validate(Experiment, put(base.model_dump(mode="json"), self.set), (), f"{path}, set")
+        changed = put(base.model_dump(mode="json"), self.set)
+        return validate(type(base), changed, (), f"{path}, set")
 
-    def space_of(self, experiment: Experiment, tables: Mapping[str, int]) -> Space:
+    def space_of(self, experiment: Searched, tables: Mapping[str, int]) -> Space:
         """The space, checked.
 
         Args:

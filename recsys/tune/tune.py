@@ -15,17 +15,19 @@ from typing import Any, cast
 
 import torch
 
-from recsys.config import Experiment
-from recsys.data.prepare import prepare
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError
 from recsys.tune.cost import Costs
+from recsys.tune.experiment_kinds import prepared_folder
+from recsys.tune.objectives import COSTS
 from recsys.tune.prior import first_answers, told_before
 from recsys.tune.processes import work_in_processes
 from recsys.tune.space import Space
 from recsys.tune.study import Study, TrialRow
-from recsys.tune.sweep import METRICS, Sweep
+from recsys.tune.sweep import Sweep
+from recsys.tune.sweep_check import check_sweep
 from recsys.tune.worker import Task, work
+from recsys.tune.workload import Searched
 
 _POLL_S = 0.5
 
@@ -55,7 +57,7 @@ class TuneOptions:
 
 def tune(
     sweep: Sweep,
-    experiment: Experiment,
+    experiment: Searched,
     directory: Path | str,
     options: TuneOptions | None = None,
 ) -> Study:
@@ -78,9 +80,8 @@ def tune(
     options, target = options or TuneOptions(), Path(directory)
     if options.workers < 1:
         raise ConfigError(f"workers must be at least 1, got {options.workers}.")
-    dataset = experiment.dataset.build()
-    splits = dataset.splits(options.cache_dir)
-    prepared = prepare(dataset.schema(), splits, options.cache_dir / "prepared", experiment.prepare)
+    check_sweep(sweep, experiment)
+    prepared = prepared_folder(experiment, options.cache_dir)
     cores = torch.get_num_threads()
     task = Task(
         sweep=sweep,
@@ -88,7 +89,7 @@ def tune(
         directory=target,
         storage=options.storage,
         cache_dir=options.cache_dir,
-        prepared=prepared.directory,
+        prepared=prepared,
         threads=experiment.train.num_threads or max(1, cores // options.workers),
         parallel=options.workers > 1 or options.storage is not None,
         until=None if sweep.hours is None else time.time() + 3600 * sweep.hours,
@@ -104,9 +105,10 @@ def tune(
         options.say(f"{target}: goes on after {sum(r.trained for r in rows)} trials, "
                     f"{again} of them cut short and tried again")  # fmt: skip
     else:
+        size = f"; full tables {costs.full_bytes:,} bytes" if costs.workload.has_tables else ""
         options.say(
             f"{len(space.parameters)} settings, {study.goal} trials, {options.workers} "
-            f"worker(s); full tables {costs.full_bytes:,} bytes"
+            f"worker(s){size}"
         )
         told_before(study, sweep, costs, options.say)
         first = first_answers(task, space, costs, options.say)
@@ -114,17 +116,17 @@ def tune(
             first.append(least)  # one that keeps the limits, to learn from
         study.first_trials(first)
     with shown(study, options.say):
-        _run(task, options, study)
+        _run(task, options, study, costs)
     return study
 
 
-def _run(task: Task, options: TuneOptions, study: Study) -> None:
+def _run(task: Task, options: TuneOptions, study: Study, costs: Costs) -> None:
     if options.start is not None:
         options.start(task, options.workers)
     elif options.workers == 1:
         threads = torch.get_num_threads()
         try:
-            work(task)
+            work(task, costs=costs)
         finally:
             torch.set_num_threads(threads)
     else:
@@ -254,8 +256,8 @@ def line(study: Study, rows: list[TrialRow], row: TrialRow, seconds: float, befo
     head = f"[{len(ended)}/{study.goal}] trial {row.number}: "
     if row.state == "complete":
         text = ", ".join(f"{name} {_shown(name, value)}" for name, value in row.values.items())
-        if "bytes" not in row.values:
-            text += f", {row.facts.get('bytes', 0):,} bytes"
+        if "bytes" in row.facts and "bytes" not in row.values:
+            text += f", {row.facts['bytes']:,} bytes"
     else:
         text = f"{row.state}, {row.facts.get('why', '')}".splitlines()[0]
     if "seconds" in row.facts:
@@ -276,7 +278,7 @@ def line(study: Study, rows: list[TrialRow], row: TrialRow, seconds: float, befo
 
 
 def _shown(name: str, value: float) -> str:
-    if name in METRICS:
+    if name not in COSTS:
         return f"{value:.5f}"
     return f"{value:,.0f}" if name == "bytes" else f"{value:.3g}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import shutil
 import statistics
 import threading
@@ -21,20 +22,20 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from recsys.config import Experiment
-from recsys.data.prepared import Prepared
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError
 from recsys.train.run import RunOptions, run
 from recsys.train.storage import remove
 from recsys.train.tracking import read_metrics
 from recsys.tune.cost import REASONS, Cost, Costs
+from recsys.tune.experiment_kinds import workload_of
 from recsys.tune.halving import goes_on, losses
-from recsys.tune.judging import Judged, judge
+from recsys.tune.objectives import COSTS
 from recsys.tune.space import Candidate
 from recsys.tune.study import Study, quiet
-from recsys.tune.sweep import METRICS, Sweep
+from recsys.tune.sweep import Sweep
 from recsys.tune.twins import add_twin, other_dtypes
+from recsys.tune.workload import Judged, Searched
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Task:
         directory: Of the study.
         storage: A database, None for the journal in the folder.
         cache_dir: Where data is fetched to and prepared.
-        prepared: Folder of the prepared data.
+        prepared: Folder of the prepared data; None for kinds of models that need none.
         threads: Of torch.
         parallel: Whether there are other workers.
         until: No new trial after this time (seconds since 1970).
@@ -80,11 +81,11 @@ class Task:
     """
 
     sweep: Sweep
-    experiment: Experiment
+    experiment: Searched
     directory: Path
     storage: str | None
     cache_dir: Path
-    prepared: Path
+    prepared: Path | None
     threads: int
     parallel: bool
     until: float | None = None
@@ -102,16 +103,17 @@ class Task:
     def costs(self) -> Costs:
         """Knows what candidates cost."""
         lookup = "lookup_us" in self.sweep.objectives
-        prepared = Prepared.load(self.prepared)
-        return Costs(self.experiment, prepared, self.sweep.limits, lookup)
+        workload = workload_of(self.experiment, self.cache_dir, self.prepared)
+        return Costs(self.experiment, workload, self.sweep.limits, lookup)
 
 
-def work(task: Task, name: str | None = None) -> int:
+def work(task: Task, name: str | None = None, costs: Costs | None = None) -> int:
     """Trains candidates until there are enough, time is up or a signal comes.
 
     Args:
         task: What to do.
         name: Of this worker in the study; by default a new one.
+        costs: Of the task, where they are known in this process.
 
     Returns:
         How many were trained here.
@@ -120,7 +122,7 @@ def work(task: Task, name: str | None = None) -> int:
         BudgetInfeasible: No candidate keeps the limits.
     """
     torch.set_num_threads(task.threads)
-    costs = task.costs()
+    costs = costs or task.costs()
     study = task.open(costs)
     with quiet(), study.worker(name) as known:
         return Worker(task, study, costs, known).run()
@@ -138,8 +140,7 @@ class Worker:
 
     def __init__(self, task: Task, study: Study, costs: Costs, name: str) -> None:
         self._task, self._study, self._costs, self._name = task, study, costs, name
-        self._prepared = Prepared.load(task.prepared)
-        self._sweep = task.sweep
+        self._sweep, self._workload = task.sweep, costs.workload
 
     def run(self) -> int:
         """Trains candidates."""
@@ -154,7 +155,7 @@ class Worker:
 
     # ------------------------------------------------------------------------------- drawing
 
-    def _next(self) -> tuple[optuna.Trial, Candidate, Cost, Experiment] | None:
+    def _next(self) -> tuple[optuna.Trial, Candidate, Cost, Searched] | None:
         """A candidate that keeps the limits."""
         until = self._task.until
         with self._study.alone():
@@ -179,7 +180,7 @@ class Worker:
 
     def _admitted(
         self, trial: optuna.Trial
-    ) -> tuple[optuna.Trial, Candidate, Cost, Experiment] | None:
+    ) -> tuple[optuna.Trial, Candidate, Cost, Searched] | None:
         """The trial with its cost; None if it was turned down or makes no sense."""
         candidate = self._study.space.ask(trial)
         trial.set_user_attr("settings", _plain(candidate.settings))
@@ -190,8 +191,7 @@ class Worker:
         except RecsysError as error:
             self._failed(trial, error)
             return None
-        ratio = cost.bytes / max(1, self._costs.full_bytes)
-        facts = {"bytes": cost.bytes, "ratio": ratio}
+        facts = self._sizes(cost.bytes)
         if cost.lookup_us is not None:
             facts["lookup_us"] = cost.lookup_us
         trial.set_user_attr("facts", facts)
@@ -236,7 +236,7 @@ class Worker:
     # ------------------------------------------------------------------------------- training
 
     def _train(
-        self, trial: optuna.Trial, candidate: Candidate, cost: Cost, experiment: Experiment
+        self, trial: optuna.Trial, candidate: Candidate, cost: Cost, experiment: Searched
     ) -> bool:
         """Trains all seeds and tells the study; False after a signal, to be gone on with."""
         start = _Clock()
@@ -257,9 +257,7 @@ class Worker:
                     return False
                 speed.append(result)
                 where = folder / f"seed-{seed}"
-                judged.append(
-                    judge(where, self._prepared, experiment, dtypes, experiment.train.precision)
-                )
+                judged.append(self._workload.judge(where, experiment, dtypes))
             if dtype in judged[0].refused:
                 raise ConfigError(judged[0].refused[dtype])
         except Lagging as stopped:
@@ -309,15 +307,14 @@ class Worker:
 
     def _run(
         self,
-        experiment: Experiment,
+        experiment: Searched,
         seed: int,
         folder: Path,
         watch: Callable[[int, Mapping[str, float]], None] | None,
     ) -> float | None:
         """Rows a second of one training; None after a signal."""
-        update = {"num_threads": self._task.threads, "bootstrap_samples": 0, "slices": ()}
-        train = experiment.train.model_copy(update=update)
-        one = experiment.model_copy(update={"seeds": (seed,), "train": train})
+        one = self._workload.trained(experiment, self._task.threads, lean=True)
+        one = one.model_copy(update={"seeds": (seed,)})
         again = (folder / "config.json").exists()
         options = RunOptions(
             self._task.cache_dir, resume=again, show="none", on_evaluation=watch, report=False
@@ -326,7 +323,7 @@ class Worker:
         return None if result.interrupted else result.rows_per_second
 
     def _watch(
-        self, trial: optuna.Trial, cost: Cost, experiment: Experiment, folder: Path
+        self, trial: optuna.Trial, cost: Cost, experiment: Searched, folder: Path
     ) -> Callable[[int, Mapping[str, float]], None] | None:
         """Told of evaluations in training; raises `Lagging`."""
         pruner, first = self._sweep.pruner, self._sweep.objectives[0]
@@ -334,6 +331,8 @@ class Worker:
             return None
         train = experiment.train
         last = train.num_epochs * train.evaluations_per_epoch  # after which nothing is saved
+        if train.epochs_per_evaluation > 1:
+            last = math.ceil(train.num_epochs / train.epochs_per_evaluation)
 
         def told(step: int, metrics: Mapping[str, float]) -> None:
             number = sum(
@@ -368,13 +367,14 @@ class Worker:
         ]
 
     def _value(self, name: str, facts: Mapping[str, Any]) -> float:
-        return float(facts["valid"][name] if name in METRICS else facts[name])
+        return float(facts[name] if name in COSTS else facts["valid"][name])
 
     def _facts(
         self, judged: list[Judged], dtype: Dtype, speed: list[float], start: _Clock | None
     ) -> dict[str, Any]:
         """What is known of a trained candidate; without a start, of its twin."""
-        size = round(statistics.fmean(one.infer_bytes[dtype] for one in judged))
+        sizes = [one.infer_bytes[dtype] for one in judged if dtype in one.infer_bytes]
+        lookups = [one.lookups[dtype] for one in judged if dtype in one.lookups]
         means: dict[str, dict[str, float]] = {}
         sds: dict[str, dict[str, float]] = {}
         for split in judged[0].metrics[dtype]:
@@ -384,14 +384,19 @@ class Worker:
                 if len(values) > 1:
                     sds.setdefault(split, {})[name] = statistics.stdev(values)
         return {
-            "bytes": size,
-            "ratio": size / max(1, self._costs.full_bytes),
-            "lookup_us": 1e6 / statistics.median(one.lookups[dtype] for one in judged),
+            **self._sizes(round(statistics.fmean(sizes)) if sizes else 0),
+            **({"lookup_us": 1e6 / statistics.median(lookups)} if lookups else {}),
             **means,
             "sd": sds,
             "rows_per_second": statistics.fmean(speed),
             **(_NO_TIME if start is None else start.facts()),
         }
+
+    def _sizes(self, size: int) -> dict[str, float]:
+        """Bytes, as such and as a share of the full tables; nothing where there are no tables."""
+        if not self._workload.has_tables:
+            return {}
+        return {"bytes": size, "ratio": size / max(1, self._costs.full_bytes)}
 
     def _tell_seconds(self, trial: optuna.Trial, start: _Clock) -> None:
         facts = {**trial.user_attrs.get("facts", {}), **start.facts()}
