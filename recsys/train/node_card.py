@@ -14,7 +14,7 @@ from recsys.evaluate.nodes import NodeEvaluation
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.node_config import NodeExperiment
 from recsys.train.job import SeedResult
-from recsys.train.model_card import environment_section, table
+from recsys.train.model_card import environment_section, pictures_section, table
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +28,7 @@ class NodeCard:
         result: Of the training.
         step: Of the weights.
         environment: From `recsys.train.environment`.
+        pictures: PNG files beside the card.
     """
 
     experiment: NodeExperiment
@@ -36,6 +37,7 @@ class NodeCard:
     result: SeedResult
     step: int
     environment: Mapping[str, Any]
+    pictures: Sequence[Path]
 
 
 def write_node_card(directory: Path, card: NodeCard) -> Path:
@@ -62,11 +64,12 @@ def write_node_card(directory: Path, card: NodeCard) -> Path:
         _USE,
         _data(card.nodes),
         *(_metrics(found) for found in card.evaluations),
+        pictures_section(directory, card.pictures),
         f"## Size\n\nParameters: {counts}.",
         environment_section(card.environment),
     ]
     path = directory / "MODEL_CARD.md"
-    path.write_text("\n\n".join(sections) + "\n")
+    path.write_text("\n\n".join(part for part in sections if part) + "\n")
     return path
 
 

@@ -34,11 +34,13 @@ from recsys.train.environment import environment
 from recsys.train.folder import write_json
 from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.node_card import NodeCard, write_node_card
+from recsys.train.node_plots import draw_nodes
 from recsys.train.node_task import NodeTask
 from recsys.train.ranking_job import check_phases
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
 from recsys.train.storage import Place
+from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult, Trainer
 
 
@@ -168,7 +170,8 @@ class NodeJob:
         save_classes(self.directory / "predictions.parquet", model.nodes, evaluations)
         write_json(self.directory / "evaluation.json", [found.to_json() for found in evaluations])
         env = json.loads((self.directory / "environment.json").read_text())
-        card = NodeCard(self.experiment, model.nodes, evaluations, result, step, env)
+        pictures = draw_nodes(self.directory / "plots", read_metrics(self.directory), evaluations)
+        card = NodeCard(self.experiment, model.nodes, evaluations, result, step, env, pictures)
         write_node_card(self.directory, card)
 
 

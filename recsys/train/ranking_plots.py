@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys.evaluate.ranking import RankingEvaluation
 from recsys.train import plots
+from recsys.train.learning_curve import draw_learning_curve
 
 _SHOWN = ("recall", "ndcg")
 
@@ -34,41 +35,16 @@ def draw_ranking(
         return []
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Path] = []
-    valid = [line for line in lines if line["kind"] == "valid"]
-    train = [line for line in lines if line["kind"] == "train" and line.get("loss") is not None]
-    if valid or train:
-        found.append(folder / "learning_curve.png")
-        plots.draw(found[-1], lambda figure: _learning_curve(figure, train, valid), (6.4, 4.4))
+    cuts = [int(name.partition("@")[2]) for line in lines for name in line if "@" in name]
+    k = max(cuts, default=0)
+    path = folder / "learning_curve.png"
+    if draw_learning_curve(path, lines, [f"{m}@{k}" for m in _SHOWN], f"validation, at {k}"):
+        found.append(path)
     for name, evaluation in evaluations.items():
         if evaluation.slices:
             found.append(folder / f"slices_{name}.png")
             plots.draw(found[-1], lambda figure, e=evaluation: _slices(figure, e), (8.8, 4.0))
     return found
-
-
-def _learning_curve(
-    figure: Any, train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]]
-) -> None:
-    left = figure.add_subplot()
-    left.set(title="Learning curve", xlabel="step", ylabel="loss of training")
-    left.plot([line["step"] for line in train], [line["loss"] for line in train],
-              color="#8a8f98", alpha=0.7, linewidth=1.2, label="train loss")  # fmt: skip
-    handles, names = left.get_legend_handles_labels()
-    if valid:
-        right = left.twinx()
-        right.grid(visible=False)
-        right.spines["right"].set_visible(True)
-        cuts = [int(name.partition("@")[2]) for name in valid[0] if "@" in name]
-        right.set_ylabel(f"validation, at {max(cuts)}")
-        for number, metric in enumerate(_SHOWN):
-            name = f"{metric}@{max(cuts)}"
-            right.plot([line["step"] for line in valid], [line.get(name) for line in valid],
-                       color=plots.color(number), marker="o", markersize=4,
-                       label=f"valid {name}")  # fmt: skip
-        more = right.get_legend_handles_labels()
-        handles, names = handles + more[0], names + more[1]
-    left.set_xlim(left=0)
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
 
 
 def _slices(figure: Any, evaluation: RankingEvaluation) -> None:

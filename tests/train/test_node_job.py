@@ -15,6 +15,7 @@ from recsys.serving.folder import check_kind, read_manifest
 from recsys.serving.predictor import Predictor
 from recsys.serving.recommender import Recommender
 from recsys.testing.nodes import tiny_nodes
+from recsys.train import plots
 from recsys.train.node_task import NodeTask
 from recsys.train.ray_train import RayOptions, run_on_ray
 from recsys.train.run import RunOptions, run
@@ -49,6 +50,10 @@ def test_a_run_has_metrics_predictions_and_a_card(trained):
     right = (of_test.label == of_test.predicted).mean()
     assert right == pytest.approx(result.seeds[0].metrics["test"]["accuracy"])
     card = (seed / "MODEL_CARD.md").read_text()
+    if plots.available():
+        drawn = {path.stem for path in (seed / "plots").iterdir()}
+        assert drawn == {"learning_curve", "confusion_valid", "confusion_test"}
+        assert all(f"plots/{name}.png" in card for name in drawn)
     assert "# GCN" in card and "| macro f1 |" in card and "| class 2 |" in card
     best = max(
         (line for line in map(json.loads, (seed / "metrics.jsonl").read_text().splitlines())
