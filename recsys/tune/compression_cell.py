@@ -89,9 +89,17 @@ class CellResult:
         values = self.metrics[dtype][split][metric]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
+    @property
+    def split(self) -> str:
+        """What is compared on: ``test`` where there is one; of filters ``valid``.
+
+        Their test split chooses nothing, and is shown beside.
+        """
+        return "test" if self.metric == "auc" and "test" in self.metrics["fp32"] else "valid"
+
     def line(self) -> str:
         """One line for the progress."""
-        split = "test" if "test" in self.metrics["fp32"] else "valid"
+        split = self.split
         mean, sd = self.spread("fp32", split, self.metric)
         return (
             f"{self.ratio():.4f} of the bytes, {split} {title_of(self.metric)} {mean:.5f} "

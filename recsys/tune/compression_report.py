@@ -78,9 +78,8 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def judged_split(comparison: Comparison) -> str:
-    """``test`` where the data has one, else ``valid``."""
-    splits = comparison.cells[0].metrics["fp32"] if comparison.cells else {}
-    return "test" if "test" in splits else "valid"
+    """What models are compared on, see `CellResult.split`."""
+    return comparison.cells[0].split if comparison.cells else "valid"
 
 
 def recommend(
@@ -117,7 +116,7 @@ def recommend(
             quick = max(faster, key=lambda p: p.cell.rows_per_second)
             share = quick.cell.rows_per_second / best.cell.rows_per_second
             text += f" Of these {quick.name} trains {share:.1f} times as fast."
-        out = sorted({i.label for i in infeasible if i.budget == budget})
+        out = sorted({i.label for i in infeasible if i.budget == budget and not i.reason})
         if out:
             text += f" Out of reach here: {', '.join(out)}."
         lines.append(text)
@@ -142,11 +141,12 @@ def table_of(points: Sequence[Point], split: str) -> str:
     full = next((p for p in points if p.cell.label == "full" and p.dtype == "fp32"), None)
     metric = points[0].cell.metric if points else "auc"
     other, timed = _other(metric), any(point.cell.lookups_per_second for point in points)
+    tested = split == "valid" and all("test" in point.cell.metrics["fp32"] for point in points)
     lines = [
         f"| scheme | budget | real ratio | paper ratio | bytes | training bytes | {split} "
-        f"{title_of(metric)} | sd | {other} | against full | step time "
-        f"{'| lookups/s ' * timed}| front |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|" + "---|" * timed,
+        f"{title_of(metric)} | sd {f'| test {metric} ' * tested}| {other} | against full "
+        f"| step time {'| lookups/s ' * timed}| front |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|" + "---|" * (timed + tested),
     ]
     for point in sorted(points, key=lambda p: (-p.bytes, p.name)):
         cell = point.cell
@@ -154,11 +154,12 @@ def table_of(points: Sequence[Point], split: str) -> str:
         slower = ""
         if full is not None:
             slower = f"{full.cell.rows_per_second / cell.rows_per_second:.2f}x"
+        test = f"| {cell.spread(point.dtype, 'test', metric)[0]:.5f} " if tested else ""
         looked = f"| {cell.lookups_per_second[point.dtype]:,.0f} " if timed else ""
         lines.append(
             f"| {point.name} | {'own' if cell.budget is None else f'{cell.budget:g}'} "
             f"| {point.ratio:.4f} | {cell.paper_ratio:.4f} | {point.bytes:,} "
-            f"| {cell.train_bytes:,} | {point.mean:.5f} | {point.sd:.5f} | {second:.5f} "
+            f"| {cell.train_bytes:,} | {point.mean:.5f} | {point.sd:.5f} {test}| {second:.5f} "
             f"| {'' if full is None else f'{point.mean - full.mean:+.5f}'} | {slower} "
             f"{looked}| {'*' if id(point) in front else ''} |"
         )
@@ -332,8 +333,9 @@ def _costs(axes: Any, winners: Sequence[Point], points: Sequence[Point]) -> None
     for place, point in enumerate(winners):
         train = point.cell.rows_per_second / full.cell.rows_per_second
         color = plots.color(place)
-        axes.barh(place - 0.2, train, 0.36, color=color, label="training" if place == 0 else None)
         looked = point.cell.lookups_per_second.get(point.dtype)
+        lower = 0.0 if looked is None else 0.2
+        axes.barh(place - lower, train, 0.36, color=color, label="training" if place == 0 else None)
         if looked is None:  # served by final vectors
             continue
         lookups = looked / full.cell.lookups_per_second["fp32"]

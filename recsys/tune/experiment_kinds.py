@@ -31,9 +31,16 @@ def load_searched(path: Path | str, overrides: Sequence[str] = ()) -> Searched:
         ConfigError: Something is wrong, or it is of another kind.
     """
     data = read_mapping(Path(path))
-    if kind_of(override(data, overrides)) is not CFExperiment:
-        return load(path, overrides)  # which says what is wrong with other kinds
-    return validate(CFExperiment, data, overrides, str(path))
+    kind = kind_of(override(data, overrides))
+    if kind is CFExperiment:
+        return validate(CFExperiment, data, overrides, str(path))
+    if kind is not Experiment:
+        raise ConfigError(
+            f"{path}: {data['model']['class']} is neither searched around nor compressed: that is "
+            "for models that predict clicks and for collaborative filters. Train it by `recsys "
+            "train`."
+        )
+    return load(path, overrides)
 
 
 def parsed(data: Mapping[str, Any], base: Mapping[str, Any]) -> Searched:

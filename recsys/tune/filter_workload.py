@@ -76,7 +76,7 @@ class FilterWorkload(Workload):
     def refused(self, schemes: Mapping[str, Scheme]) -> str:
         """See `Workload`: there is one training."""
         several = any(len(scheme.phases()) > 1 for scheme in schemes.values())
-        return "it is trained several times, and models of graphs are trained once" * several
+        return "it has several trainings, and collaborative filters have one" * several
 
     def trained(self, experiment: CFExperiment, threads: int, lean: bool) -> CFExperiment:
         """See `Workload`."""

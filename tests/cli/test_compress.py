@@ -31,3 +31,15 @@ def test_a_budget_is_a_number(config: Path) -> None:
     assert error == (
         "ConfigError: --budget 0.1,little: expected numbers by commas, say 0.1,0.01.\n"
     )
+
+
+def test_compress_takes_collaborative_filters(tmp_path: Path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("recsys.tune.compression.compare", lambda *given: seen.append(given))
+    report = "recsys.tune.compression_report"
+    monkeypatch.setattr(f"{report}.write_report", lambda comparison, budgets: [])
+    monkeypatch.setattr(f"{report}.report_text", lambda comparison, budgets: "")
+    path = Path(__file__).parents[2] / "configs/graph/light_gcn.yaml"
+    cli("compress", "--config", path, "--set", "train.monitor=recall@10", "--schemes", "hash")
+    ((experiment, _, folder, _),) = seen
+    assert experiment.train.monitor == "recall@10" and folder == Path("runs/compress-light_gcn")

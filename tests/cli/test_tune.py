@@ -61,3 +61,26 @@ def test_a_typo_in_the_space_is_said_at_once(sweep: Path, tmp_path: Path) -> Non
     said = cli("tune", "--sweep", sweep, "--out", out, "--cache-dir", tmp_path / "c", code=2)
     assert "Did you mean" in said.stderr and "embedding_dim" in said.stderr
     assert not out.exists()
+
+
+def test_a_collaborative_filter_is_searched_and_its_best_trains(tmp_path: Path) -> None:
+    config = {
+        "dataset": {"class": "recsys.datasets.planted_communities.PlantedCommunities",
+                    "num_users": 60, "num_items": 50},
+        "model": {"class": "recsys.models.graph.light_gcn.LightGCN", "embedding_dim": 8},
+        "train": {"batch_size": 128},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sweep = tmp_path / "filter.yaml"
+    sweep.write_text(
+        "config: config.json\nspace: {model.num_layers: {int: [1, 3]}}\n"
+        "set: {train.num_epochs: 1}\n"
+        "objectives: [recall@10]\ntrials: 2\n"
+    )
+    out, common = tmp_path / "study", ("--cache-dir", tmp_path / "cache")
+    said = cli("tune", "--sweep", sweep, "--out", out, *common).output
+    assert "recall@10 0." in said and "[2/2]" in said
+    cli("train", "--config", out / "best.yaml", "--run-dir", tmp_path / "best", *common)
+    found = json.loads((tmp_path / "best/result.json").read_text())["metrics"]["valid"]
+    trials = [line.split(",") for line in (out / "trials.csv").read_text().splitlines()]
+    assert str(found["recall@10"]) in [line[trials[0].index("recall@10")] for line in trials[1:]]
