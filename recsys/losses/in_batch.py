@@ -1,0 +1,198 @@
+"""The contrastive loss of a batch: every query should be nearest to its own key.
+
+Whatever contrasts vectors within a batch calls this function: towers, aspects, bundles, codes.
+
+Stability: caller
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recsys.losses.info_nce import info_nce
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """Vectors of a model that is already good, which tell false negatives (GISTEmbed).
+
+    A candidate that the guide finds about as near as the query's own key does not count.
+
+    Args:
+        queries: Of the batch by the guide, of any width.
+        keys: Likewise.
+        margin: How much further than the own key a candidate must be to count.
+        relative: Whether the margin is a share of the similarity of the own key.
+
+    Shape:
+        - queries, keys: (B, G)
+    """
+
+    queries: Tensor
+    keys: Tensor
+    margin: float = 0.0
+    relative: bool = False
+
+
+def in_batch(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    ids: Tensor | None = None,
+    query_ids: Tensor | None = None,
+    known: Tensor | None = None,
+    log_q: Tensor | None = None,
+    guide: Guide | None = None,
+    negatives: Literal["keys", "all"] = "keys",
+    symmetric: bool = False,
+    prefixes: Sequence[int] | None = None,
+    normalize: bool = True,
+    temperature: float = 0.05,
+) -> Tensor:
+    """Mean over queries of ``-ln (exp s_ii / sum_j exp s_ij)``, s = similarity / temperature.
+
+    The sum runs over the keys of the batch; with ``negatives="all"`` over the other queries as
+    well, and over the keys' likeness to the own key. What is hidden does not count, the own key
+    always does:
+
+    - columns with the same ``ids`` as the own key, and queries with the same ``query_ids``;
+    - ``known`` pairs, say items that the user has seen;
+    - what a ``guide`` takes for a false negative.
+
+    ``log_q`` is subtracted from the scores of keys (their probability of being in a batch), the own
+    one too, see `recsys.losses.sampled_softmax.in_batch_softmax`.
+
+    With ``prefixes`` the loss is the mean over those of the first entries of all vectors, each
+    prefix a vector of its own (Matryoshka). The list is fixed and must end in the full width: what
+    is served is what is trained.
+
+    Args:
+        queries: One row each.
+        keys: The own key of every query.
+        ids: Number of every key; equal ones are no negatives of each other.
+        query_ids: Number of every query, for ``negatives="all"``.
+        known: Whether the query of the row has the key of the column.
+        log_q: Logarithms, by key.
+        guide: Of the batch.
+        negatives: ``keys``, or ``all``.
+        symmetric: Also the other way round, keys looking for their queries; the mean of both.
+        prefixes: Widths in rising order.
+        normalize: Whether similarities are cosines; else inner products.
+        temperature: Similarities are divided by it.
+
+    Raises:
+        ValueError: Shapes do not fit, ``temperature`` is not above 0, or ``prefixes`` do not rise
+            to the full width.
+
+    Shape:
+        - queries, keys: (B, D)
+        - ids, query_ids, log_q: (B,)
+        - known: (B, B) bool
+        - output: scalar
+
+    Source:
+        van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, eq.
+        4; logQ: Yi et al., RecSys 2019; guide: Solatorio, "GISTEmbed", 2024 (its three matrices are
+        ``negatives="all"``); prefixes: Kusupati et al., "Matryoshka Representation Learning",
+        NeurIPS 2022, with the fixed list of Zhuang et al., "Starbucks", 2024.
+
+    Example:
+        >>> rows = torch.eye(3)
+        >>> in_batch(rows, rows, temperature=1.0)  # -ln(e / (e + 2))
+        tensor(0.5514)
+        >>> in_batch(rows, rows, ids=torch.tensor([4, 4, 5]), temperature=1.0) < 0.5514
+        tensor(True)
+    """
+    _check(queries, keys, temperature, prefixes)
+    back = None
+    if guide is not None:
+        back = dataclasses.replace(guide, queries=guide.keys, keys=guide.queries)
+    parts = []
+    for width in prefixes or (queries.shape[1],):
+        one, two = queries[:, :width], keys[:, :width]
+        if normalize:
+            one, two = functional.normalize(one, dim=1), functional.normalize(two, dim=1)
+        near = _one_way(one, two, (ids, query_ids), known, log_q, guide, negatives, temperature)
+        parts.append(near)
+        if symmetric:
+            known_back = None if known is None else known.T
+            parts.append(
+                _one_way(two, one, (query_ids, ids), known_back, None, back, negatives, temperature)
+            )
+    return torch.stack(parts).mean()
+
+
+def _one_way(
+    queries: Tensor,
+    keys: Tensor,
+    ids: tuple[Tensor | None, Tensor | None],
+    known: Tensor | None,
+    log_q: Tensor | None,
+    guide: Guide | None,
+    negatives: Literal["keys", "all"],
+    temperature: float,
+) -> Tensor:
+    """Queries looking for keys; ``ids`` are those of the keys and of the queries."""
+    if negatives == "keys" and all(part is None for part in (ids[0], known, log_q, guide)):
+        return info_nce(queries, keys, temperature, normalize=False)  # holds no B x B
+    size, device = len(keys), queries.device
+    scores = [queries @ keys.T / temperature]
+    hidden = [_hidden(size, ids[0], known, device)]
+    if log_q is not None:
+        scores[0] = scores[0] - log_q
+    if negatives == "all":
+        scores += [queries @ queries.T / temperature, keys @ keys.T / temperature]
+        hidden += [_hidden(size, ids[1], None, device), _hidden(size, ids[0], None, device)]
+    if guide is not None:
+        for mask, near in zip(hidden, _near(guide)):
+            mask |= near
+    own = torch.eye(size, dtype=torch.bool, device=device)
+    hidden[0] &= ~own
+    for mask in hidden[1:]:
+        mask |= own  # nothing is its own negative
+    everything = torch.cat(
+        [part.masked_fill(mask, -torch.inf) for part, mask in zip(scores, hidden)], dim=1
+    )
+    return (everything.logsumexp(1) - scores[0].diagonal()).mean()
+
+
+def _hidden(size: int, ids: Tensor | None, known: Tensor | None, device: torch.device) -> Tensor:
+    """(B, B): where columns are the same thing as the row's, or known."""
+    found = torch.zeros(size, size, dtype=torch.bool, device=device)
+    if ids is not None:
+        found |= ids[:, None] == ids
+    return found if known is None else found | known
+
+
+def _near(guide: Guide) -> tuple[Tensor, Tensor, Tensor]:
+    """What the guide finds as near as the own key: keys, queries, and keys to the own key."""
+    queries = functional.normalize(guide.queries.detach(), dim=1)
+    keys = functional.normalize(guide.keys.detach(), dim=1)
+    own = (queries * keys).sum(1, keepdim=True)
+    least = own - (own.abs() * guide.margin if guide.relative else guide.margin)
+    return queries @ keys.T > least, queries @ queries.T > least, keys @ keys.T > least
+
+
+def _check(
+    queries: Tensor, keys: Tensor, temperature: float, prefixes: Sequence[int] | None
+) -> None:
+    if queries.dim() != 2 or queries.shape != keys.shape:
+        raise ValueError(
+            f"expected queries and keys (B, D) of one shape, got {tuple(queries.shape)} and "
+            f"{tuple(keys.shape)}."
+        )
+    if not temperature > 0:
+        raise ValueError(f"`temperature`: expected a number above 0, got {temperature}.")
+    if prefixes is not None:
+        rising = all(a < b for a, b in zip((0, *prefixes), prefixes))
+        if not prefixes or not rising or prefixes[-1] != queries.shape[1]:
+            raise ValueError(
+                f"`prefixes`: expected widths that rise to {queries.shape[1]}, the full width, got "
+                f"{list(prefixes)}."
+            )
