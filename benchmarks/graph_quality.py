@@ -3,9 +3,12 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/graph_quality.py benchmarks/quality/gowalla.yaml
     ... --only x_sim_gcl --judge valid        # to choose epochs and settings: test is not touched
     ... --only x_sim_gcl --seeds 1,2,3
+    ... --only x_sim_gcl --tune 20            # a search on validation; later runs take its best
     ... --report                              # tables and plots of all that was run
 
-A settings file has a data set and runs: a configuration of ``configs/graph`` with changes. With
+A settings file has a data set and runs: a configuration of ``configs/graph`` with changes, and the
+``space`` to search for it. --tune N searches that by `recsys.tune`, N trials for each run, and
+keeps the best settings and their number of epochs in ``tuned.json``. With
 ``--judge valid`` a part of train validates and the curve is of that. With ``--judge test``, the
 default, all of train is trained on, for the number of epochs of the settings, and the curve is of
 test: what counts is its end, never its best point. Seconds are CPU seconds of training or fitting
@@ -43,6 +46,8 @@ from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything
 from recsys.train.task import Judgement
 from recsys.train.trainer import Trainer
+from recsys.tune.sweep import Sweep
+from recsys.tune.tune import TuneOptions, tune
 
 ROOT = Path(__file__).resolve().parent.parent
 KS = (10, 20)
@@ -95,12 +100,19 @@ def settings_of(path: Path) -> dict[str, Any]:
     return found
 
 
-def experiment_of(settings: Mapping[str, Any], name: str, judge: str) -> CFExperiment:
-    """One run as an experiment."""
+def experiment_of(
+    settings: Mapping[str, Any], name: str, judge: str, tuned: Path | None = None
+) -> CFExperiment:
+    """One run as an experiment, with the settings that a search found."""
     run = settings["runs"][name]
     valid = settings.get("valid", 0.1) if judge == "valid" else 0
     data = json.dumps(settings["dataset"])
     changes = [f"dataset={data}", f"dataset.split.valid={valid}", *run["set"]]
+    if tuned is not None and tuned.exists():
+        found = json.loads(tuned.read_text())
+        changes += [f"{place}={json.dumps(value)}" for place, value in found["settings"].items()]
+        if judge == "test" and found["epochs"]:
+            changes.append(f"train.num_epochs={found['epochs']}")
     found = load_any(ROOT / "configs/graph" / f"{run['config']}.yaml", changes)
     if not isinstance(found, CFExperiment):
         raise ConfigError(f"{run['config']}.yaml is not a collaborative filter.")
@@ -173,6 +185,31 @@ def train(
     result = trainer.fit(loader, valid, resume=resume)
     if result.interrupted:
         sys.exit(130)
+
+
+def search(settings: Mapping[str, Any], name: str, trials: int, folder: Path) -> None:
+    """Searches the space of a run on validation, and keeps what is best and for how many epochs."""
+    run, experiment = settings["runs"][name], experiment_of(settings, name, "valid")
+    if not run.get("space"):
+        say(f"{name}: no `space` to search")
+        return
+    sweep = Sweep.model_validate({
+        "config": "unused.yaml", "space": run["space"], "objectives": ["ndcg@20"],
+        "trials": trials, "sampler": {"startup_trials": max(5, trials // 3)},
+    })  # fmt: skip
+    options = TuneOptions(cache_dir=ROOT / ".data", say=say)
+    study = tune(sweep, experiment, folder / "tune", options)
+    best = study.front()[0]
+    (result,) = (folder / "tune" / best.folder).glob("seed-*/result.json")
+    fit, epochs = json.loads(result.read_text())["fit"], 0
+    if fit["steps"]:
+        size = best.settings.get("train.batch_size", experiment.train.batch_size)
+        pairs = len(experiment.dataset.build().splits(ROOT / ".data").train)
+        epochs = round(fit["best_step"] / -(-pairs // size))
+    write_json(folder / "tuned.json", {
+        "settings": best.settings, "epochs": epochs, "valid": best.values, "trials": trials,
+        "cpu_seconds": sum(row.facts.get("cpu_seconds", 0.0) for row in study.rows()),
+    })  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- reports
@@ -266,6 +303,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="names of runs, comma between them; default all")
     parser.add_argument("--judge", choices=("valid", "test"), default="test", help="which split")
     parser.add_argument("--seeds", default="1", help="comma between them")
+    parser.add_argument("--tune", type=int, help="search first, so many trials for each run")
     parser.add_argument("--set", action="append", default=[], help="change a setting of the runs")
     parser.add_argument("--label", default="", help="added to the names of the runs")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
@@ -283,15 +321,19 @@ def main() -> None:
     names = args.only.split(",") if args.only else list(settings["runs"])
     if unknown := set(names) - set(settings["runs"]):
         raise ConfigError(f"--only: no run {sorted(unknown)} in {args.settings}.")
-    for name in () if args.report else names:
+    for name in names if args.tune else ():
+        search(settings, name, args.tune, folder / name)
+    for name in () if args.report or args.tune else names:
         for seed in map(int, args.seeds.split(",")):
             path = folder / f"{name}{args.label}" / f"{args.judge}-{seed}.json"
             if path.exists() and json.loads(path.read_text())["complete"]:
                 continue
             say(f"{name}{args.label}, seed {seed}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            settings["runs"][name]["set"] += args.set
-            run_one(experiment_of(settings, name, args.judge), args.judge, seed, path)
+            tuned = folder / name / "tuned.json"
+            run = {**settings["runs"][name], "set": [*settings["runs"][name]["set"], *args.set]}
+            settings = {**settings, "runs": {**settings["runs"], name: run}}
+            run_one(experiment_of(settings, name, args.judge, tuned), args.judge, seed, path)
     print(machine())
     title = f"{args.settings.stem}: {args.judge}"
     lines = settings.get("published", {}) if args.judge == "test" else {}
