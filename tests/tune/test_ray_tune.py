@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.tune.test_filter_workload import search as filter_search
+from tests.tune.test_filter_workload import sweep_of as filter_sweep
 from tests.tune.test_tune import search
 
 ray_tune = pytest.importorskip("recsys.tune.ray_tune", reason="needs ray")
@@ -41,3 +43,12 @@ def test_trials_of_ray_tune_are_those_of_the_study(tmp_path, cache, sweep_of, cl
     rows = study.rows()
     assert [row.state for row in rows] == ["complete"] * 3
     assert all(row.facts["valid"]["auc"] == row.values["auc"] for row in rows)
+
+
+def test_tasks_search_around_a_filter(tmp_path, cluster):
+    space = {"model.num_layers": {"choice": [0, 1, 2]}}
+    sweep = filter_sweep(tmp_path, space=space, sampler={"kind": "grid"})
+    study, _ = filter_search(sweep, tmp_path, workers=2, start=ray_tune.on_cluster())
+    rows = study.rows()
+    assert [row.state for row in rows] == ["complete"] * 3
+    assert {row.settings["model.num_layers"] for row in rows} == {0, 1, 2}
