@@ -95,7 +95,8 @@ def settings_of(path: Path) -> dict[str, Any]:
     """The file, with what every run may leave out; ``like`` names a file with the other runs."""
     found = yaml.safe_load(path.read_text())
     if "like" in found:
-        found["runs"] = {**settings_of(path.parent / found["like"])["runs"], **found.get("runs", {})}
+        others = settings_of(path.parent / found["like"])["runs"]
+        found["runs"] = {**others, **found.get("runs", {})}
     for name, run in found["runs"].items():
         run.setdefault("config", name)
         run.setdefault("set", [])
