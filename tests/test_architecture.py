@@ -19,6 +19,7 @@ LAYERS = {
     "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2, "node_model": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
     "cf_config": 3, "node_config": 3, "models": 3, "datasets": 3,
+    "retrieval": 3,
     "cli": 4, "__main__": 4,
 }  # fmt: skip
 SIDEWAYS = {

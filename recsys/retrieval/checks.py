@@ -1,0 +1,113 @@
+"""What an index takes: finite vectors, one row of meta and one prior an item.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recsys.errors import DataError, did_you_mean
+from recsys.retrieval.item_ids import plain
+
+_LONGEST = 1e18  # two of this length still have a finite float32 product
+
+
+def as_vectors(values: Any, name: str) -> Tensor:
+    """Vectors as a float32 matrix of their own memory, unless they are mapped from a file.
+
+    Args:
+        values: Matrix as an array, a tensor or lists.
+        name: What they are, for the error text.
+
+    Raises:
+        DataError: They are not a matrix of finite numbers.
+
+    Shape:
+        - output: (N, D)
+    """
+    try:
+        array = np.asarray(plain(values), dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"`{name}` must be a matrix of numbers: {error}.") from None
+    if array.ndim != 2 or not array.shape[1]:
+        raise DataError(f"`{name}` must be a matrix, a row a vector, got shape {array.shape}.")
+    table = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    lengths = torch.linalg.vector_norm(table, dim=1)
+    good = lengths <= _LONGEST  # false for NaN too
+    if not bool(good.all()):
+        row = int((~good).nonzero()[0])
+        raise DataError(
+            f"`{name}` must be finite and shorter than {_LONGEST:g}; {int((~good).sum()):,} of "
+            f"{len(good):,} rows are not, first row {row + 1:,}, of length {lengths[row]:g}. Did "
+            "the training diverge?"
+        )
+    return table
+
+
+def as_prior(values: Any, size: int) -> Tensor | None:
+    """A finite value an item.
+
+    Args:
+        values: Of the items, or None.
+        size: N.
+
+    Raises:
+        DataError: Their number differs, or one is not finite.
+    """
+    if values is None:
+        return None
+    try:
+        prior = torch.from_numpy(np.array(plain(values), dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"`prior` must be numbers, one an item: {error}.") from None
+    if prior.shape != (size,) or not bool(prior.isfinite().all()):
+        raise DataError(
+            f"`prior` must be a finite number for each of {size:,} items, got shape "
+            f"{tuple(prior.shape)} with {int((~prior.isfinite()).sum()):,} that are not finite."
+        )
+    return prior
+
+
+def as_meta(meta: pa.Table | None, size: int, like: pa.Table | None = None) -> pa.Table | None:
+    """A row an item, with the columns of the index where it has any.
+
+    Args:
+        meta: What was given.
+        size: N.
+        like: What the index has; only for items that are added.
+
+    Raises:
+        DataError: Rows or columns do not fit.
+    """
+    if meta is not None and not isinstance(meta, pa.Table):
+        raise DataError(f"`meta` must be a pyarrow.Table, got {type(meta).__name__}.")
+    if meta is not None and (
+        meta.num_rows != size or len(set(meta.column_names)) < meta.num_columns
+    ):
+        raise DataError(
+            f"`meta` must have a row for each of {size:,} items and no column twice, got "
+            f"{meta.num_rows:,} rows and the columns {', '.join(meta.column_names)}."
+        )
+    if like is None:
+        return meta
+    if meta is None:
+        raise DataError(
+            f"the index has `meta` ({', '.join(like.column_names)}); give it for new items too."
+        )
+    missing = [name for name in like.column_names if name not in meta.column_names]
+    extra = [name for name in meta.column_names if name not in like.column_names]
+    if missing or extra:
+        hint = did_you_mean((extra or missing)[0], like.column_names)
+        raise DataError(
+            f"`meta` must have the columns of the index: missing {missing}, unknown {extra}. {hint}"
+        )
+    try:
+        return meta.select(like.column_names).cast(like.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"`meta` does not fit the columns of the index: {error}.") from None
