@@ -234,6 +234,14 @@ def test_users_and_items_have_one_width(tmp_path):
         FilterWorkload(wrong, tmp_path).plan(wrong)
 
 
+def test_a_scheme_of_several_trainings_is_refused_before_training(tmp_path):
+    compression = {"scheme": {"kind": "pep"}, "ratio": 0.5}
+    model = {**LIGHT_GCN["model"], "compression": compression}
+    wrong = CFExperiment.parse({**LIGHT_GCN, "model": model})
+    with pytest.raises(ConfigError, match=r"`pep` is trained in several phases"):
+        FilterWorkload(wrong, tmp_path).plan(wrong)
+
+
 def test_without_a_validation_split_there_is_nothing_to_choose_by(tmp_path):
     data = {**DATA, "split": {"kind": "by_user", "valid": 0}}
     experiment = CFExperiment.parse({**LIGHT_GCN, "dataset": data})
