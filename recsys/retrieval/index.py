@@ -15,10 +15,10 @@ Stability: caller
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,34 +26,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.errors import DataError
+from recsys.errors import CheckpointError, DataError
+from recsys.retrieval.adapter import CosineAdapter
 from recsys.retrieval.checks import as_meta, as_prior, as_vectors
-from recsys.retrieval.filters import Allowed, Items, allowed_rows, hidden_rows
+from recsys.retrieval.codes import Codes
+from recsys.retrieval.filters import Items, allowed_rows, hidden_rows
+from recsys.retrieval.index_folder import Content, read_index, write_index
 from recsys.retrieval.item_ids import as_ids, check_distinct, plain, same_kind
+from recsys.retrieval.planner import groups, plan_queries, run_plan
 from recsys.retrieval.results import SearchResult
 from recsys.retrieval.rows import Rows
-from recsys.retrieval.scan import BLOCK, Hidden, rescore, scan
+from recsys.retrieval.state import State
 
-_SLACK = 16
-"""Candidates beyond k whose scores are computed again, so that rounding decides nothing."""
-_SUBSET_FLOATS = 1 << 22
-_SUBSET_SHARE = 8
-_QUERIES = 256
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _State:
-    """All rows, those of deleted items too. Never changed; updates put a new one in its place."""
-
-    vectors: Rows
-    ids: NDArray
-    alive: Tensor | None
-    meta: pa.Table | None
-    prior: Tensor | None
-
-    @property
-    def live(self) -> int:
-        return len(self.ids) if self.alive is None else int(self.alive.sum())
+_QUERIES = 256  # searched at a time
+_ENCODED = 1 << 16
 
 
 class Index:
@@ -69,6 +55,10 @@ class Index:
         prior: Ranks the items for a query of zeros, say popularity. None makes such a query an
             error.
         version: Of the model that made the vectors. A search that names another is refused.
+        codes: Short forms to look through in place of the vectors, fitted here. The best of them
+            are scored again with the vectors, which may then stay on disk.
+        rescore: Candidates for every item wanted that are scored again; 0 takes the scores of the
+            codes as they are.
 
     Raises:
         DataError: Vectors are not finite or not a matrix, ids come twice, lengths differ.
@@ -86,6 +76,8 @@ class Index:
         *,
         prior: Any = None,
         version: str | None = None,
+        codes: Codes | None = None,
+        rescore: int = 5,
     ) -> None:
         table = as_vectors(vectors, "vectors")
         names = as_ids(ids)
@@ -95,16 +87,95 @@ class Index:
                 f"expected an id for every vector, got {len(names):,} ids and {len(table):,} "
                 "vectors."
             )
-        self.version = version
+        parts: Mapping[str, Tensor] = {}
+        if codes is not None:
+            codes.fit(table)
+            parts = _encoded(codes, table)
+        rows, weights = as_meta(meta, len(table)), as_prior(prior, len(table))
+        self._set(Content(version, names, table, rows, weights, codes, parts, rescore, None))
+
+    def _set(self, content: Content) -> None:
+        if content.rescore < 0:
+            raise DataError(f"`rescore` must be at least 0, got {content.rescore}.")
+        self.version, self.codes, self.rescore = content.version, content.codes, content.rescore
         self._lock = threading.Lock()
         self._positions: dict[Any, int] | None = None
-        self._state = _State(
-            vectors=Rows(table),
-            ids=names,
+        self._adapter: CosineAdapter | None = None
+        self._state = State(
+            vectors=Rows(content.vectors),
+            ids=content.ids,
             alive=None,
-            meta=as_meta(meta, len(table)),
-            prior=as_prior(prior, len(table)),
+            meta=content.meta,
+            prior=content.prior,
+            parts={name: Rows(part) for name, part in content.parts.items()},
         )
+        if content.adapter is not None:
+            self.adapter = CosineAdapter.from_state(content.adapter)
+
+    # ------------------------------------------------------------------------------------ folder
+
+    def save(self, directory: Path | str) -> Path:
+        """Writes the index as a folder, whole or not at all; replaces an older one.
+
+        Args:
+            directory: The folder.
+
+        Raises:
+            CheckpointError: The folder exists and holds something else.
+        """
+        with self._lock:
+            state = self._state
+        keep = state.living()
+
+        def kept(rows: Rows) -> Tensor:
+            return rows.block(0, len(rows)) if keep.everything else rows.take(keep.rows())
+
+        content = Content(
+            version=self.version,
+            ids=state.ids[keep.rows().numpy()],
+            vectors=kept(state.vectors),
+            meta=None if state.meta is None else state.meta.filter(pa.array(keep.mask().numpy())),
+            prior=None if state.prior is None else state.prior[keep.mask()],
+            codes=self.codes,
+            parts={name: kept(part) for name, part in state.parts.items()},
+            rescore=self.rescore,
+            adapter=None if self._adapter is None else self._adapter.state(),
+        )
+        return write_index(directory, content)
+
+    @classmethod
+    def load(
+        cls, directory: Path | str, *, version: str | None = None, verify: bool = True
+    ) -> Index:
+        """Reads an index. Vectors and codes are mapped: their pages are read when needed.
+
+        Args:
+            directory: The folder.
+            version: Of the model it must be of; None takes any.
+            verify: Whether to compare checksums, which reads every file once; sizes always are.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or the index is of another format or of
+                another version of the model.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     made = Index(np.eye(2), ["a", "b"], version="v1")
+            ...     again = Index.load(made.save(f"{folder}/index"), version="v1")
+            ...     found = again.search([1.0, 3.0], k=1)[0].ids.tolist()
+            >>> found
+            ['b']
+        """
+        content = read_index(directory, verify)
+        if version is not None and version != content.version:
+            raise CheckpointError(
+                f"{directory} is of model version {content.version!r}, expected {version!r}. Build "
+                "the index anew from that model, or pass version=None to take any."
+            )
+        index = cls.__new__(cls)
+        index._set(content)
+        return index
 
     # ----------------------------------------------------------------------------------- content
 
@@ -145,10 +216,37 @@ class Index:
         with self._lock:
             state = self._state
             if ids is None:
-                rows = Allowed(len(state.ids), mask=state.alive).rows()
+                rows = state.living().rows()
             else:
                 rows = torch.tensor(self._known(as_ids(ids)), dtype=torch.int64)
         return state.vectors.take(rows).numpy()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes a vector of what a search looks through: the codes, or the vectors."""
+        state = self._state
+        coded = sum(part.row_bytes for part in state.parts.values())
+        return coded or state.vectors.row_bytes
+
+    @property
+    def adapter(self) -> CosineAdapter | None:
+        """Turns scores into probabilities, for ``cutoff``. Saved with the index."""
+        return self._adapter
+
+    @adapter.setter
+    def adapter(self, adapter: CosineAdapter | None) -> None:
+        if adapter is not None:
+            if adapter.dim != self.dim:
+                raise DataError(
+                    f"the adapter was fitted on queries of {adapter.dim} values, the index has "
+                    f"vectors of {self.dim}."
+                )
+            if adapter.version is not None and adapter.version != self.version:
+                raise DataError(
+                    f"the adapter is of model version {adapter.version!r}, the index of "
+                    f"{self.version!r}. Fit one for this version."
+                )
+        self._adapter = adapter
 
     def __contains__(self, item: object) -> bool:
         with self._lock:
@@ -162,14 +260,19 @@ class Index:
         k: int,
         where: Any = None,
         exclude: Any = None,
+        cutoff: float | None = None,
         *,
+        min_results: int = 0,
+        rescore: int | None = None,
+        exact: bool = False,
         version: str | None = None,
         unknown: Literal["error", "ignore"] = "error",
     ) -> SearchResult:
         """The items of the highest inner product. Of equal scores the earlier item comes first.
 
         A filter that leaves few rows is followed by an exact scan of those rows, any other by a
-        scan of all rows with the rest masked; both find exactly what the filter allows.
+        scan of all rows with the rest masked; both find exactly what the filter allows. With codes
+        a scan is approximate in its scores, never in what it allows.
 
         Args:
             queries: One vector, or several. A query of zeros is ranked by the prior.
@@ -179,6 +282,11 @@ class Index:
                 of these gives every query its own, None for none.
             exclude: Ids that may not be found: one list for all queries, or one for each. Ids that
                 the index does not have are no error.
+            cutoff: Probability of relevance that an item must have, from
+                ``index.adapter.threshold(recall=0.8)``. Lists of the prior are not cut.
+            min_results: Items to keep whatever their probability.
+            rescore: In place of that of the index.
+            exact: Look through the vectors even where there are codes.
             version: Of the model that made the queries. None means that the caller vouches for it.
             unknown: What to do about ids in ``where`` that the index does not have.
 
@@ -196,30 +304,57 @@ class Index:
             ([[8, 7], [8, 9]], ('exact', 'prior'), [False, True])
         """
         table = self._queries(queries)
-        self._check(k, version, unknown)
+        rescore = self.rescore if rescore is None else rescore
+        self._check(k, version, unknown, cutoff, min_results, rescore)
         with self._lock:
             state = self._state
             items = Items(state.ids, self._places(), state.alive, state.meta)
             allowed = allowed_rows(where, len(table), items, unknown)
             hidden = hidden_rows(exclude, len(table), items)
-        plans = self._plans(table, allowed, state)
+        coded = self.codes is not None and not exact
+        plans = plan_queries(table, allowed, state, coded, k * rescore)
         width = min(k, len(state.ids))
         values = torch.full((len(table), width), -torch.inf)
         rows = torch.zeros((len(table), width), dtype=torch.int64)
-        for plan, queries_of in _groups(plans, allowed):
+        for plan, queries_of in groups(plans, allowed):
             for start in range(0, len(queries_of), _QUERIES):
                 part = queries_of[start : start + _QUERIES]
                 own = None if hidden is None else hidden.within(part, len(table))
                 mine = [allowed[query] for query in part.tolist()]
-                best, found = self._run(plan, table[part], width, mine, own, state)
+                best, found = run_plan(
+                    plan, table[part], width, mine, own, state, self.codes, rescore
+                )
                 values[part, : best.shape[1]] = best
                 rows[part, : best.shape[1]] = found
+        return self._result(table, values, rows, plans, state, cutoff, min_results)
+
+    def _result(
+        self,
+        queries: Tensor,
+        values: Tensor,
+        rows: Tensor,
+        plans: list[str],
+        state: State,
+        cutoff: float | None,
+        min_results: int,
+    ) -> SearchResult:
+        """Lists without what is not there, and without what the cut-off drops."""
         there = values > -torch.inf
-        offsets = np.concatenate([[0], there.sum(1).cumsum(0).numpy()]).astype(np.int64)
         fallback = np.array([plan == "prior" for plan in plans], bool)
-        return SearchResult(
-            state.ids[rows[there].numpy()], values[there].numpy(), offsets, tuple(plans), fallback
-        )
+        chances, adapter = None, self._adapter
+        if adapter is not None:
+            which = there.nonzero()[:, 0].numpy()
+            found = adapter.probabilities(queries, which, values[there])
+            found[fallback[which]] = np.nan
+            if cutoff is not None:
+                rank = torch.arange(values.shape[1]).repeat(len(values), 1)[there].numpy()
+                keep = (found >= cutoff) | (rank < min_results) | fallback[which]
+                there[there.clone()] = torch.from_numpy(keep)
+                found = found[keep]
+            chances = found
+        offsets = np.concatenate([[0], there.sum(1).cumsum(0).numpy()]).astype(np.int64)
+        ids, scores = state.ids[rows[there].numpy()], values[there].numpy()
+        return SearchResult(ids, scores, offsets, tuple(plans), fallback, chances)
 
     def _queries(self, queries: Any) -> Tensor:
         queries = plain(queries)
@@ -236,9 +371,32 @@ class Index:
             )
         return table
 
-    def _check(self, k: int, version: str | None, unknown: str) -> None:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise DataError(f"`k` must be a whole number, at least 1, got {k!r}.")
+    def _check(
+        self,
+        k: int,
+        version: str | None,
+        unknown: str,
+        cutoff: float | None,
+        min_results: int,
+        rescore: int,
+    ) -> None:
+        numbers = {"k": (k, 1), "min_results": (min_results, 0), "rescore": (rescore, 0)}
+        for name, (given, least) in numbers.items():
+            whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+            if not whole or given < least:
+                raise DataError(
+                    f"`{name}` must be a whole number, at least {least}, got {given!r}."
+                )
+        if cutoff is not None and not 0 <= cutoff <= 1:
+            raise DataError(
+                f"`cutoff` must be a probability between 0 and 1, got {cutoff!r}. Take it from "
+                "index.adapter.threshold(recall=0.8)."
+            )
+        if cutoff is not None and self._adapter is None:
+            raise DataError(
+                "`cutoff` needs probabilities, and the index has no adapter. Fit a CosineAdapter "
+                "(recsys.retrieval.adapter) on labelled hits and set index.adapter."
+            )
         if unknown not in ("error", "ignore"):
             raise DataError(f'`unknown` must be "error" or "ignore", got {unknown!r}.')
         if version is not None and version != self.version:
@@ -247,55 +405,6 @@ class Index:
                 "their inner products mean nothing. Use the index of that version, or pass "
                 "version=None if you know that the two fit."
             )
-
-    def _plans(self, queries: Tensor, allowed: list[Allowed], state: _State) -> list[str]:
-        zero = ~queries.any(1)
-        if state.prior is None and bool(zero.any()):
-            raise DataError(
-                f"query {int(zero.nonzero()[0]) + 1:,} of {len(queries):,} is all zeros, so every "
-                "item scores the same. Build the index with Index(..., prior=popularity) to rank "
-                "for such queries."
-            )
-        plans = []
-        for query, rows in enumerate(allowed):
-            if not rows.count:
-                plans.append("empty")
-            elif zero[query]:
-                plans.append("prior")
-            elif rows.everything:
-                plans.append("exact")
-            else:
-                plans.append("subset" if self._few(rows) else "masked")
-        return plans
-
-    def _few(self, allowed: Allowed) -> bool:
-        """Whether copying the rows costs less than looking through all."""
-        few = allowed.count * self.dim <= _SUBSET_FLOATS
-        return few or allowed.count * _SUBSET_SHARE <= allowed.num_rows
-
-    def _run(
-        self,
-        plan: str,
-        queries: Tensor,
-        k: int,
-        allowed: list[Allowed],
-        hidden: Hidden | None,
-        state: _State,
-    ) -> tuple[Tensor, Tensor]:
-        """Searches for queries of one plan; for ``subset`` they share one filter."""
-        if plan == "subset":
-            return _subset(queries, k, allowed[0], hidden, state)
-        masks = _masks(allowed)
-        if plan == "prior":
-            assert state.prior is not None
-            prior = state.prior
-            return scan(
-                lambda a, b: prior[a:b].repeat(len(queries), 1), len(prior), k, masks, hidden
-            )
-        count = min(k + _SLACK, len(state.ids))
-        scores = _products(queries, state.vectors)
-        values, rows = scan(scores, len(state.ids), count, masks, hidden)
-        return rescore(queries, values, rows, state.vectors, k)
 
     # ----------------------------------------------------------------------------------- updates
 
@@ -353,8 +462,7 @@ class Index:
             places = self._places()
             for name in names.tolist():
                 del places[name]
-            self._state = self._without(self._state, rows)
-            self._compact_if_sparse()
+            self._replace(self._state.without(rows))
 
     def _put(self, vectors: Any, ids: Any, meta: Any, prior: Any, replace: bool) -> None:
         table, names = as_vectors(vectors, "vectors"), as_ids(ids)
@@ -385,59 +493,23 @@ class Index:
                 rows = torch.tensor(kept, dtype=torch.int64)
                 new_prior = torch.where(rows >= 0, state.prior[rows], torch.zeros(()))
             start = len(state.ids)
-            state = self._appended(self._without(state, old), table, names, new_meta, new_prior)
+            parts = {} if self.codes is None else _encoded(self.codes, table)
+            state = state.without(old).appended(table, names, new_meta, new_prior, parts)
             for row, name in enumerate(names.tolist(), start):
                 places[name] = row
-            self._state = state
-            self._compact_if_sparse()
+            self._replace(state)
 
-    def _appended(
-        self,
-        state: _State,
-        vectors: Tensor,
-        ids: NDArray,
-        meta: pa.Table | None,
-        prior: Tensor | None,
-    ) -> _State:
-        alive = state.alive
-        if alive is not None:
-            alive = torch.cat([alive, torch.ones(len(ids), dtype=torch.bool)])
-        if meta is not None and state.meta is not None:
-            meta = cast(pa.Table, pa.concat_tables([state.meta, meta]))
-            if meta.num_columns and meta.column(0).num_chunks > 64:
-                meta = meta.combine_chunks()
-        if prior is not None and state.prior is not None:
-            prior = torch.cat([state.prior, prior])
-        known = np.concatenate([state.ids, ids]) if len(state.ids) else ids
-        return _State(state.vectors.append(vectors), known, alive, meta, prior)
-
-    def _without(self, state: _State, rows: list[int]) -> _State:
-        if not rows:
-            return state
-        old = state.alive
-        alive = torch.ones(len(state.ids), dtype=torch.bool) if old is None else old.clone()
-        alive[rows] = False
-        return dataclasses.replace(state, alive=alive)
-
-    def _compact_if_sparse(self) -> None:
-        state = self._state
-        if state.alive is None or 2 * state.live >= len(state.ids):
-            return
-        rows = state.alive.nonzero()[:, 0]
-        self._positions = None
-        self._state = _State(
-            vectors=Rows(state.vectors.take(rows)),
-            ids=state.ids[rows.numpy()],
-            alive=None,
-            meta=None if state.meta is None else state.meta.take(pa.array(rows.numpy())),
-            prior=None if state.prior is None else state.prior[rows],
-        )
+    def _replace(self, state: State) -> None:
+        """Puts an updated state in place; the lock is held and the places fit it."""
+        if 2 * state.live < len(state.ids):
+            state, self._positions = state.compact(), None
+        self._state = state
 
     def _places(self) -> dict[Any, int]:
         """Row of every id; made when first needed, then kept. The lock is held."""
         if self._positions is None:
             state = self._state
-            rows = Allowed(len(state.ids), mask=state.alive).rows().numpy()
+            rows = state.living().rows().numpy()
             self._positions = dict(zip(state.ids[rows].tolist(), rows.tolist()))
         return self._positions
 
@@ -453,40 +525,6 @@ class Index:
         return [places[name] for name in ids.tolist()]
 
 
-def _groups(plans: list[str], allowed: list[Allowed]) -> list[tuple[str, Tensor]]:
-    """Queries that can be searched together: of one plan and, for subsets, of one filter."""
-    groups: dict[tuple[str, int], list[int]] = {}
-    for query, plan in enumerate(plans):
-        if plan != "empty":
-            key = (plan, id(allowed[query]) if plan == "subset" else 0)
-            groups.setdefault(key, []).append(query)
-    return [(plan, torch.tensor(queries)) for (plan, _), queries in groups.items()]
-
-
-def _masks(allowed: list[Allowed]) -> list[tuple[Tensor, Tensor]]:
-    """Queries by filter, and its mask."""
-    queries: dict[int, list[int]] = {}
-    filters: Mapping[int, Allowed] = {id(one): one for one in allowed}
-    for query, one in enumerate(allowed):
-        if not one.everything:
-            queries.setdefault(id(one), []).append(query)
-    return [(torch.tensor(part), filters[key].mask()) for key, part in queries.items()]
-
-
-def _products(queries: Tensor, table: Rows) -> Callable[[int, int], Tensor]:
-    return lambda start, stop: queries @ table.block(start, stop).T
-
-
-def _subset(
-    queries: Tensor, k: int, allowed: Allowed, hidden: Hidden | None, state: _State
-) -> tuple[Tensor, Tensor]:
-    rows = allowed.rows()
-    count = min(k + _SLACK, len(rows))
-    own = None if hidden is None else hidden.among(rows)
-    block = max(1, min(BLOCK, _SUBSET_FLOATS // queries.shape[1]))
-    table = state.vectors
-    values, places = scan(
-        lambda a, b: queries @ table.take(rows[a:b]).T, len(rows), count, (), own, block
-    )
-    found = rows[places.clamp_(min=0)]
-    return rescore(queries, values, found, table, k)
+def _encoded(codes: Codes, vectors: Tensor) -> dict[str, Tensor]:
+    blocks = [codes.encode(part) for part in vectors.split(_ENCODED)]
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}

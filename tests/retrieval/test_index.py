@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recsys.retrieval.index as module
+import recsys.retrieval.planner as module
 from recsys.errors import DataError
 from recsys.retrieval.index import Index
 
@@ -64,7 +64,7 @@ def test_equals_a_full_sort_ties_included(data):
 def test_filters_are_exact_at_every_selectivity(share, plan, monkeypatch):
     monkeypatch.setattr(module, "_SUBSET_FLOATS", 1 << 22 if plan == "subset" else 0)
     monkeypatch.setattr(module, "_SUBSET_SHARE", 8 if plan == "subset" else 10**6)
-    monkeypatch.setattr(module, "BLOCK", 1000)
+    monkeypatch.setattr(module, "_BLOCK_FLOATS", 16_000)
     vectors, ids = clustered(6000, 16), [f"i{n}" for n in range(6000)]
     kept = np.random.default_rng(1).random(6000) < share
     index = Index(vectors, ids, meta=pa.table({"kept": kept}))

@@ -1,0 +1,265 @@
+"""An index on disk: a folder of files and a manifest with the checksum of each. No pickle anywhere.
+
+    index.json            format, version of the model, codes, checksums, versions
+    items.parquet         ids, and the prior where there is one
+    meta.parquet          a row an item, where there is any
+    vectors.npy           float vectors, mapped into memory when loaded
+    codes-*.npy           codes, where there are any, mapped too
+    codes.safetensors     what the codes were learned to be
+    adapter.safetensors   the cut-off, where there is one
+
+It is written whole or not at all.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys import __version__
+from recsys.errors import CheckpointError, DataError
+from recsys.retrieval.codes import Codes
+from recsys.retrieval.item_ids import as_ids, check_distinct
+from recsys.retrieval.scalar_codes import ScalarCodes
+from recsys.retrieval.sign_codes import SignCodes
+
+FORMAT_VERSION = 1
+"""Of the folder. Readers refuse others."""
+MANIFEST = "index.json"
+"""Name of the manifest."""
+_ITEMS, _META, _VECTORS = "items.parquet", "meta.parquet", "vectors.npy"
+_CODES, _ADAPTER = "codes.safetensors", "adapter.safetensors"
+_KINDS: dict[str, type[Codes]] = {cls.kind: cls for cls in (ScalarCodes, SignCodes)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """All of an index."""
+
+    version: str | None
+    ids: NDArray
+    vectors: Tensor
+    meta: pa.Table | None
+    prior: Tensor | None
+    codes: Codes | None
+    parts: Mapping[str, Tensor]
+    rescore: int
+    adapter: Mapping[str, Tensor] | None
+
+
+def write_index(directory: Path | str, content: Content) -> Path:
+    """Writes an index, whole or not at all; replaces an older one.
+
+    Args:
+        directory: The folder.
+        content: All of it.
+
+    Raises:
+        CheckpointError: The folder exists and holds something else.
+    """
+    target = Path(directory)
+    taken = target.exists() and not (target / MANIFEST).is_file()
+    if taken and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(
+            f"{target} holds other files and is not overwritten. Choose another folder."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        draft.mkdir()
+        _write_files(draft, content)
+        _write_manifest(draft, content)
+        _swap(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _write_files(draft: Path, content: Content) -> None:
+    kind = pa.int64() if content.ids.dtype != object else pa.string()
+    columns: dict[str, Any] = {"id": pa.array(content.ids, kind)}
+    if content.prior is not None:
+        columns["prior"] = content.prior.numpy()
+    pq.write_table(pa.table(columns), draft / _ITEMS)
+    if content.meta is not None:
+        pq.write_table(content.meta, draft / _META)
+    np.save(draft / _VECTORS, content.vectors.numpy(), allow_pickle=False)
+    for name, part in content.parts.items():
+        np.save(draft / f"codes-{name}.npy", part.numpy(), allow_pickle=False)
+    if content.codes is not None:
+        state = {n: t.contiguous() for n, t in content.codes.state().items()}
+        save_file(state, str(draft / _CODES))
+    if content.adapter is not None:
+        save_file(dict(content.adapter), str(draft / _ADAPTER))
+
+
+def _write_manifest(draft: Path, content: Content) -> None:
+    codes = content.codes
+    described = None
+    if codes is not None:
+        described = {"kind": codes.kind, "options": codes.options(), "parts": list(content.parts)}
+    manifest: dict[str, Any] = {
+        "format": "recsys index",
+        "format_version": FORMAT_VERSION,
+        "version": content.version,
+        "items": len(content.ids),
+        "dim": content.vectors.shape[1],
+        "codes": described,
+        "rescore": content.rescore,
+        "versions": {
+            "recsys": __version__,
+            "torch": torch.__version__,
+            "pyarrow": pa.__version__,
+            "numpy": np.__version__,
+        },
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(draft.iterdir())
+        },
+    }
+    manifest["digest"] = _digest(manifest)
+    text = json.dumps(manifest, indent=1) + "\n"
+    (draft / MANIFEST).write_text(text, encoding="utf-8")
+    for path in (draft, *draft.iterdir()):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Two renames; a folder cannot be replaced in one. Files that are mapped stay readable."""
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(target.parent)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_index(directory: Path | str, verify: bool = True) -> Content:
+    """Reads an index; vectors and codes are mapped from their files, not copied.
+
+    Args:
+        directory: The folder.
+        verify: Whether to compare checksums, which reads every file once; sizes always are.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or of another format version.
+    """
+    folder = Path(directory)
+    manifest = _read_manifest(folder)
+    for name, wanted in manifest["files"].items():
+        _check_file(folder / name, wanted, verify)
+    try:
+        return _content(folder, manifest)
+    except (pa.ArrowException, SafetensorError, DataError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        state = "has no" if folder.is_dir() else "does not exist, so there is no"
+        raise CheckpointError(f"{folder} {state} {MANIFEST}. Give a folder that Index.save wrote.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        number = manifest["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}). Copy it again.") from None
+    if number != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {number}. Load it with the "
+            f"recsys version that wrote it: {manifest.get('versions', {}).get('recsys')}."
+        )
+    if manifest.get("digest") != _digest(manifest):
+        raise CheckpointError(
+            f"{path} was changed after it was written (its digest differs). Copy it again."
+        )
+    return manifest
+
+
+def _check_file(path: Path, wanted: Mapping[str, Any], verify: bool) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing. Copy the whole folder again.")
+    size = path.stat().st_size
+    if size != wanted["bytes"]:
+        raise CheckpointError(
+            f"{path} is damaged: expected {wanted['bytes']:,} bytes, got {size:,}. Copy it again."
+        )
+    if verify and _sha256(path) != wanted["sha256"]:
+        raise CheckpointError(
+            f"{path} is damaged: its checksum is not the one in {MANIFEST}. Copy it again."
+        )
+
+
+def _content(folder: Path, manifest: Mapping[str, Any]) -> Content:
+    items = pq.read_table(folder / _ITEMS)
+    ids = as_ids(items["id"].to_numpy())
+    check_distinct(ids)
+    files = manifest["files"]
+    vectors = _mapped(folder / _VECTORS)
+    described, codes, parts = manifest["codes"], None, {}
+    if described is not None:
+        if described["kind"] not in _KINDS:
+            raise ValueError(f"codes of the kind {described['kind']!r} are not known here")
+        codes = _KINDS[described["kind"]](**described["options"])
+        codes.load_state(load_file(str(folder / _CODES)))
+        parts = {name: _mapped(folder / f"codes-{name}.npy") for name in described["parts"]}
+    prior = None
+    if "prior" in items.column_names:
+        prior = torch.from_numpy(items["prior"].to_numpy().astype(np.float32))
+    meta = pq.read_table(folder / _META, memory_map=True) if _META in files else None
+    sizes = {len(ids), len(vectors), manifest["items"], *(len(part) for part in parts.values())}
+    if len(sizes) > 1 or vectors.dtype != torch.float32 or vectors.dim() != 2:
+        raise ValueError(f"items, vectors and codes differ in number: {sorted(sizes)}")
+    return Content(
+        version=manifest["version"],
+        ids=ids,
+        vectors=vectors,
+        meta=meta,
+        prior=prior,
+        codes=codes,
+        parts=parts,
+        rescore=manifest["rescore"],
+        adapter=load_file(str(folder / _ADAPTER)) if _ADAPTER in files else None,
+    )
+
+
+def _mapped(path: Path) -> Tensor:
+    """An array whose pages are read when they are needed. Nothing is ever written to the file."""
+    array = np.load(path, mmap_mode="c", allow_pickle=False)
+    return torch.from_numpy(array)
