@@ -69,7 +69,10 @@ class PlantedBundles(BundleDataset):
             for name, here in (("valid", to_valid), ("test", ~to_valid)):
                 if shares[name] > 0:
                     more = (user[cold][here], bundle[cold][here])
-                    parts[name] = tuple(np.concatenate(ends) for ends in zip(parts[name], more))
+                    parts[name] = (
+                        np.concatenate([parts[name][0], more[0]]),
+                        np.concatenate([parts[name][1], more[1]]),
+                    )
         items = Names(np.arange(config.num_items))
         data = assemble(
             parts, truth.contents(), truth.user_items(), BundleNames(names[0], names[1], items)
