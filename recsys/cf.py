@@ -338,6 +338,13 @@ class EmbeddingModel(CFModel):
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
+        for table, options in config.tables.items():
+            if options.embedding_dim not in (None, config.embedding_dim):
+                raise ConfigError(
+                    f"tables.{table}.embedding_dim: expected {config.embedding_dim}, as "
+                    f"`embedding_dim`, got {options.embedding_dim}: users and items are compared "
+                    "by dot products. Set `embedding_dim` for all tables, or compress the table."
+                )
         groups = table_specs(
             self.schema, {"embedding": config.embedding_dim}, config.tables,
             Init(std=config.init_std),

@@ -130,3 +130,9 @@ def test_messages_make_the_vector_of_a_node():
     model = Linear(Linear.Config(embedding_dim=4, num_layers=1), GRAPH).eval()
     users, _ = model.vectors()
     torch.testing.assert_close(model.folded_in(GRAPH.matrix()), users)
+
+
+def test_tables_of_other_widths_are_refused():
+    with pytest.raises(ConfigError, match=r"tables\.item\.embedding_dim: expected 4.* got 8"):
+        pairs(tables={"item": {"embedding_dim": 8}})
+    pairs(tables={"item": {"embedding_dim": 4, "init": {"std": 0.5}}})
