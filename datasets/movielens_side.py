@@ -30,8 +30,10 @@ _ADVICE = (
     "Get movies_extrainfos.dat and movies.dat from https://github.com/recohut/coldstart-recsys "
     "(data/MeLU/ml-1m), put them into one folder, and set `path` to it."
 )
-_COLUMNS: tuple[str, ...] = ("id", "title", "year", "rating", "released", "genre", "director", "writer", "actor",
-            "plot", "poster")  # fmt: skip
+_COLUMNS = (
+    "id", "title", "year", "rating", "released", "genre", "director", "writer", "actor", "plot",
+    "poster",
+)  # fmt: skip
 _NAMES = {"genre": "genre", "director": "director", "writers": "writer", "cast": "actor"}
 
 
