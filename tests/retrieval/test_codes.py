@@ -94,7 +94,8 @@ def test_length_is_kept(codes):
 
 @pytest.mark.parametrize("codes", EVERY, ids=lambda codes: codes.name)
 def test_filters_and_updates_are_exact_over_codes_too(codes, monkeypatch):
-    monkeypatch.setattr(planner, "_SUBSET_FLOATS", 0)
+    monkeypatch.setattr(planner, "_SMALL_FLOATS", 0)
+    monkeypatch.setattr(planner, "_SUBSET_SHARE", 10**6)
     kept = np.random.default_rng(3).random(8000) < 0.1
     index = Index(ITEMS[:6000], range(6000), meta=pa.table({"kept": kept[:6000]}), codes=codes)
     index.add(ITEMS[6000:], range(6000, 8000), meta=pa.table({"kept": kept[6000:]}))

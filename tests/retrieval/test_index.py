@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,14 +49,14 @@ def test_equals_a_full_sort_ties_included(data):
         for _ in queries
     ]
     index = Index(vectors, ids)
-    few = module._SUBSET_FLOATS
+    few = module._SMALL_FLOATS
     for floats in (few, 0):  # every filter a subset; then masked where it leaves much
-        module._SUBSET_FLOATS = floats
+        module._SMALL_FLOATS = floats
         try:
             wanted = [None if m is None else np.array(m, bool) for m in masks]
             found = index.search(queries, k, where=wanted, exclude=exclude)
         finally:
-            module._SUBSET_FLOATS = few
+            module._SMALL_FLOATS = few
         for hits, query, mask, gone in zip(found, queries, masks, exclude):
             same(hits, *brute(vectors, ids, query, k, mask, gone))
 
@@ -62,8 +64,8 @@ def test_equals_a_full_sort_ties_included(data):
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001])
 @pytest.mark.parametrize("plan", ["subset", "masked"])
 def test_filters_are_exact_at_every_selectivity(share, plan, monkeypatch):
-    monkeypatch.setattr(module, "_SUBSET_FLOATS", 1 << 22 if plan == "subset" else 0)
-    monkeypatch.setattr(module, "_SUBSET_SHARE", 8 if plan == "subset" else 10**6)
+    monkeypatch.setattr(module, "_SMALL_FLOATS", 1 << 22 if plan == "subset" else 0)
+    monkeypatch.setattr(module, "_SUBSET_SHARE", 10**6)
     monkeypatch.setattr(module, "_BLOCK_FLOATS", 16_000)
     vectors, ids = clustered(6000, 16), [f"i{n}" for n in range(6000)]
     kept = np.random.default_rng(1).random(6000) < share
@@ -264,3 +266,26 @@ def test_bad_input_is_named(call, text):
     assert index.search([1, 1], 1, version="v1", where=["a", "z"], unknown="ignore").ids == ["a"]
     with pytest.raises(DataError, match=text):
         call(index)
+
+
+def test_a_search_beside_updates_sees_one_state_of_the_index():
+    """Every item has a vector of its version; a list must never mix two, nor show a banned id."""
+    ids = list(range(64))
+    index = Index(np.full((64, 2), 1.0), ids)
+    stop, wrong = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            hits = index.search([1.0, 0.0], 64, exclude=[5])[0]
+            if len(set(hits.scores.tolist())) > 1 or 5 in hits.ids or len(hits.ids) != 63:
+                wrong.append(hits)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for version in range(2, 60):
+        index.upsert(np.full((64, 2), float(version)), ids)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong and index.search([1, 0], 1).scores.tolist() == [59.0]
