@@ -289,6 +289,7 @@ def test_a_run_stopped_at_any_step_ends_like_one_that_never_stopped(tmp_path, st
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_ranks_train_like_one_process(tmp_path):
     """Sharded tables; in each phase the weights of the other rest, as on one rank."""
     command = [sys.executable, "-m", "tests.models.graph.kgat_ranks"]

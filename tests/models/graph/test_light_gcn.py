@@ -104,9 +104,9 @@ def test_one_layer_of_drawn_neighbours_is_right_on_average():
     drawn = model(num_layers=1, l2=0.3, init_std=1e-3, fanouts=(2,))
     batch = PairBatch(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([[2, 4], [1, 4]]))
     torch.manual_seed(3)
-    mean = torch.stack([gradient_of(drawn, batch)[1] for _ in range(3000)]).mean(0)
+    mean = torch.stack([gradient_of(drawn, batch)[1] for _ in range(700)]).mean(0)
     wanted = gradient_of(whole, batch)[1]
-    assert (mean - wanted).abs().max() < 0.04 * wanted.abs().max()
+    assert (mean - wanted).abs().max() < 0.08 * wanted.abs().max()
 
 
 def test_a_step_touches_the_rows_of_the_drawn_nodes_alone():
