@@ -18,7 +18,7 @@ LAYERS = {
     "graph": 1,
     "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2, "node_model": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
-    "cf_config": 3, "node_config": 3, "models": 3, "datasets": 3,
+    "cf_config": 3, "node_config": 3, "set_config": 3, "models": 3, "datasets": 3,
     "retrieval": 3,
     "cli": 4, "__main__": 4,
 }  # fmt: skip
@@ -39,6 +39,7 @@ SIDEWAYS = {
     "serving": {"config"},
     "evaluate": {"config", "cf_config", "node_config", "serving"},
     "node_config": {"config"},
+    "set_config": {"config"},
     "cf_config": {"config", "node_config"},
     "train": {"config", "cf_config", "node_config", "serving", "evaluate"},
     "tune": {"config", "cf_config", "serving", "evaluate", "train"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ from recsys.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from recsys.data.dataset import Dataset
+    from recsys.graph.aspect_dataset import AspectDataset
+    from recsys.graph.bundle_dataset import BundleDataset
+    from recsys.graph.concept_dataset import ConceptDataset
     from recsys.graph.dataset import InteractionDataset
     from recsys.graph.node_dataset import NodeDataset
 
@@ -41,15 +45,25 @@ def fetch(dataset: str, overrides: tuple[str, ...], cache_dir: Path) -> None:
     """
     from recsys.cf_config import InteractionDatasetBlock
     from recsys.config import DatasetBlock, validate
+    from recsys.graph.aspect_dataset import AspectDataset
+    from recsys.graph.bundle_dataset import BundleDataset
+    from recsys.graph.concept_dataset import ConceptDataset
     from recsys.graph.dataset import InteractionDataset
     from recsys.graph.node_dataset import NodeDataset
     from recsys.node_config import NodeDatasetBlock
+    from recsys.set_config import AspectDatasetBlock, BundleDatasetBlock, ConceptDatasetBlock
 
     path = dataset if "." in dataset else _dataset_path(dataset)
     origin, block = f"recsys fetch {dataset}", {"class": path}
     if _is_a(path, InteractionDataset):
         built = validate(InteractionDatasetBlock, block, overrides, origin).build()
         _interactions(path, built, cache_dir)
+    elif _is_a(path, BundleDataset):
+        _bundles(path, validate(BundleDatasetBlock, block, overrides, origin).build(), cache_dir)
+    elif _is_a(path, AspectDataset):
+        _aspects(path, validate(AspectDatasetBlock, block, overrides, origin).build(), cache_dir)
+    elif _is_a(path, ConceptDataset):
+        _concepts(path, validate(ConceptDatasetBlock, block, overrides, origin).build(), cache_dir)
     elif _is_a(path, NodeDataset):
         _nodes(path, validate(NodeDatasetBlock, block, overrides, origin).build(), cache_dir)
     else:
@@ -114,9 +128,55 @@ def _nodes(path: str, built: NodeDataset, cache_dir: Path) -> None:
             click.echo(f"  {name.replace('_', ' ')}: {count:,}")
 
 
+def _bundles(path: str, built: BundleDataset, cache_dir: Path) -> None:
+    """Users, bundles, items and splits, and what was left out."""
+    data = built.splits(cache_dir)
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    click.echo(
+        f"  {data.num_users:,} users, {data.num_bundles:,} bundles, {data.num_items:,} items; "
+        f"{len(data.bundles.item):,} items of bundles"
+    )
+    for name, part in data.user_bundle.items():
+        click.echo(f"  {name}: {len(part):,} users' bundles")
+    if data.user_item is not None:
+        click.echo(f"  {len(data.user_item):,} users' items")
+    _report(data.report)
+
+
+def _aspects(path: str, built: AspectDataset, cache_dir: Path) -> None:
+    """Items by split, and what is known of every aspect."""
+    table = built.table(cache_dir)
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    for split in ("train", "valid", "test"):
+        click.echo(f"  {split}: {len(table.members(split)):,} items")
+    _report(table.report)
+
+
+def _concepts(path: str, built: ConceptDataset, cache_dir: Path) -> None:
+    """Queries, items, concepts and splits, and what was left out."""
+    found = built.matches(cache_dir)
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    click.echo(
+        f"  {len(found.queries):,} queries, {len(found.items):,} items, {len(found.concepts):,} "
+        "concepts"
+    )
+    for name, part in found.relevance.items():
+        click.echo(f"  {name}: {len(part):,} relevant pairs")
+    _report(found.report)
+
+
+def _report(report: Mapping[str, int]) -> None:
+    for name, count in report.items():
+        if count:
+            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+
+
 def _dataset_path(name: str) -> str:
     """The import path of the one data set in ``recsys/datasets/<name>.py``."""
     from recsys.data.dataset import Dataset
+    from recsys.graph.aspect_dataset import AspectDataset
+    from recsys.graph.bundle_dataset import BundleDataset
+    from recsys.graph.concept_dataset import ConceptDataset
     from recsys.graph.dataset import InteractionDataset
     from recsys.graph.node_dataset import NodeDataset
 
@@ -128,10 +188,10 @@ def _dataset_path(name: str) -> str:
             "given by its import path."
         )
     module = importlib.import_module(f"recsys.datasets.{name}")
+    kinds = (Dataset, InteractionDataset, NodeDataset, BundleDataset, AspectDataset, ConceptDataset)
     classes = [
         found
         for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, Dataset | InteractionDataset | NodeDataset)
-        and found.__module__ == module.__name__
+        if issubclass(found, kinds) and found.__module__ == module.__name__
     ]
     return f"{classes[0].__module__}.{classes[0].__qualname__}"

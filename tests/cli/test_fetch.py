@@ -56,3 +56,20 @@ def test_a_graph_with_classes(tmp_path):
     ).output  # fmt: skip
     assert "60 node, 6 tag; " in output and "5 classes" in output
     assert "train: 50 node" in output and "licence: none needed" in output
+
+
+def test_bundles_aspects_and_concepts(tmp_path):
+    output = cli(
+        "fetch", "planted_bundles", "--set", "num_users=50", "--cache-dir", tmp_path
+    ).output
+    assert "50 users, 400 bundles, 300 items; " in output and "users' items" in output
+    output = cli(
+        "fetch", "planted_aspects", "--set", "num_items=50", "--cache-dir", tmp_path
+    ).output
+    assert "train: 35 items" in output and "labels:aspect 0: " in output
+    for name, place in (("bundle_folder", "mysbupt/CrossCBR"), ("onet", "onetcenter.org"),
+                        ("aspect_table", "Set `items` and `labels`")):  # fmt: skip
+        assert place in cli("fetch", name, "--cache-dir", tmp_path, code=2).stderr
+    (tmp_path / "ads.csv").write_text("".join(f"{n},coder,sql\n" for n in range(20)))
+    output = cli("fetch", "skill2vec", "--set", f"path={tmp_path}", "--cache-dir", tmp_path).output
+    assert "20 queries, 1 items, 1 concepts" in output and "train: 14 relevant pairs" in output
