@@ -6,9 +6,9 @@ different pairs). The folders clothing and food have the same form. Source:
 github.com/BundleRec/bundle_recommendation (``dataset/electronic``); sessions and titles are of
 Amazon's reviews. Licence: none stated.
 
-Split: ours, at random by session with ``split.seed``: all bundles of a session are in one part, for
-users' bundles and for bundles to complete alike (``completion`` is not used but for how many items
-are given). Intents are the texts of bundles, titles those of items.
+Split: ours, at random by session with ``completion.seed`` (7 by default): all bundles of a session
+are in one part, for users' bundles and for bundles to complete alike. Intents are the texts of
+bundles, titles those of items.
 
 No leak: every row of ``user_item.csv`` comes from a bundle (the file is users' bundles joined with
 their items, counted: the 4,461 pairs are the same), so a row tells which items are together in its

@@ -98,7 +98,8 @@ def concept_matches(
     Report: ``duplicate_rows`` (merged), ``unknown_rows`` (ends that are no query or item; left
     out), ``rare_concepts`` (left out, see ``min_times``), ``queries_without_concept``,
     ``items_without_concept``, ``concepts_of_queries_alone`` and ``concepts_of_items_alone``
-    (counted), and those of `recsys.graph.splitting.held_out`.
+    (counted), and, unless whole queries are held out, those of
+    `recsys.graph.splitting.held_out`.
 
     Args:
         queries: The text of every query.
