@@ -99,6 +99,7 @@ def on(ranks: int) -> list[dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_three_ranks_hold_what_one_cannot():
     found = on(3)
     assert all("refused" not in rank and "failed" not in rank for rank in found), found

@@ -85,6 +85,7 @@ def test_a_killed_rank_costs_time_and_nothing_else(home):
     assert plan["world_size"] == 2 and len(plan["rank_bytes"]) == 2
 
 
+@pytest.mark.slow
 def test_a_pipeline_changes_nothing(home):
     experiment = load(home / "config.yaml", ["train.pipeline=sparse_dist"])
     run(experiment, home / "ahead", RunOptions(home / "cache", ranks=2, show="none"))

@@ -35,6 +35,7 @@ def work(how: str) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_a_rank_that_hangs_in_its_reader_is_named():
     with pytest.raises(TrainingError, match=r"time ran out on rank 0 of 2") as caught:
         launch(work, ("reads",), ranks=2, timeout_s=6)

@@ -315,6 +315,7 @@ def outcome(study: Study) -> list[tuple]:
     return [(row.state, dict(row.params), dict(row.values)) for row in study.rows()]
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_is_the_same_study(tmp_path, cache, sweep_of):
     sweep = sweep_of(trials=6, sampler={"startup_trials": 2})
     whole, _ = search(sweep, tmp_path, cache)
