@@ -70,4 +70,6 @@ def _rows(rows: Any) -> Tensor:
         return torch.from_numpy(rows)
     pairs = rows.tocoo()
     places = torch.from_numpy(np.stack([pairs.row, pairs.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(places, torch.from_numpy(pairs.data), pairs.shape).coalesce()
+    values = torch.from_numpy(pairs.data)
+    found = torch.sparse_coo_tensor(places, values, pairs.shape, check_invariants=True)
+    return found.coalesce()
