@@ -173,12 +173,7 @@ def _report(report: Mapping[str, int]) -> None:
 
 def _dataset_path(name: str) -> str:
     """The import path of the one data set in ``recsys/datasets/<name>.py``."""
-    from recsys.data.dataset import Dataset
-    from recsys.graph.aspect_dataset import AspectDataset
-    from recsys.graph.bundle_dataset import BundleDataset
-    from recsys.graph.concept_dataset import ConceptDataset
-    from recsys.graph.dataset import InteractionDataset
-    from recsys.graph.node_dataset import NodeDataset
+    from recsys.data.any_dataset import AnyDataset
 
     package = importlib.import_module("recsys.datasets")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -188,10 +183,9 @@ def _dataset_path(name: str) -> str:
             "given by its import path."
         )
     module = importlib.import_module(f"recsys.datasets.{name}")
-    kinds = (Dataset, InteractionDataset, NodeDataset, BundleDataset, AspectDataset, ConceptDataset)
     classes = [
         found
         for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, kinds) and found.__module__ == module.__name__
+        if issubclass(found, AnyDataset) and found.__module__ == module.__name__
     ]
     return f"{classes[0].__module__}.{classes[0].__qualname__}"

@@ -6,42 +6,20 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-import inspect
 from pathlib import Path
-from typing import ClassVar
 
+from recsys.data.any_dataset import AnyDataset
 from recsys.graph.aspects import AspectRule, AspectTable
-from recsys.schema import Frozen
 
 
-class AspectDataset(abc.ABC):
-    """One data set: a leaf in ``recsys.datasets`` with a nested, frozen ``Config``.
+class AspectDataset(AnyDataset, abc.ABC):
+    """One data set of aspects. See `AnyDataset`."""
 
-    Args:
-        config: An instance of the class's own ``Config``.
-
-    Raises:
-        TypeError: At class creation, a concrete data set has no ``Config`` of its own.
-    """
-
-    class Config(Frozen):
+    class Config(AnyDataset.Config):
         """Options of the data set."""
 
         rule: AspectRule = AspectRule()
         """How items are split, and which labels count."""
-
-    homepage: ClassVar[str] = ""
-    """Where the data comes from."""
-    licence: ClassVar[str] = ""
-    """What may be done with it."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if not inspect.isabstract(cls) and "Config" not in cls.__dict__:
-            raise TypeError(f"{cls.__name__} needs a nested `class Config(AspectDataset.Config)`.")
-
-    def __init__(self, config: AspectDataset.Config) -> None:
-        self.config = config
 
     @abc.abstractmethod
     def table(self, cache_dir: Path) -> AspectTable:

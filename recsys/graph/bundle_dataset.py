@@ -7,42 +7,24 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import inspect
 from pathlib import Path
-from typing import ClassVar
 
+from recsys.data.any_dataset import AnyDataset
 from recsys.graph.bundle_completion import BundleCompletion, CompletionRule, split_completion
 from recsys.graph.bundles import BundleData
-from recsys.schema import Frozen
 
 
-class BundleDataset(abc.ABC):
-    """One data set: a leaf in ``recsys.datasets`` with a nested, frozen ``Config``.
+class BundleDataset(AnyDataset, abc.ABC):
+    """One data set of bundles. See `AnyDataset`."""
 
-    Args:
-        config: An instance of the class's own ``Config``.
-
-    Raises:
-        TypeError: At class creation, a concrete data set has no ``Config`` of its own.
-    """
-
-    class Config(Frozen):
+    class Config(AnyDataset.Config):
         """Options of the data set."""
 
         completion: CompletionRule = CompletionRule()
         """Which bundles are held out, and in which parts, for models that complete bundles."""
 
-    homepage: ClassVar[str] = ""
-    """Where the data comes from."""
-    licence: ClassVar[str] = ""
-    """What may be done with it."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if not inspect.isabstract(cls) and "Config" not in cls.__dict__:
-            raise TypeError(f"{cls.__name__} needs a nested `class Config(BundleDataset.Config)`.")
-
-    def __init__(self, config: BundleDataset.Config) -> None:
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self.config = config
 
     @abc.abstractmethod

@@ -6,39 +6,14 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-import inspect
 from pathlib import Path
-from typing import ClassVar
 
+from recsys.data.any_dataset import AnyDataset
 from recsys.graph.concepts import ConceptMatches
-from recsys.schema import Frozen
 
 
-class ConceptDataset(abc.ABC):
-    """One data set: a leaf in ``recsys.datasets`` with a nested, frozen ``Config``.
-
-    Args:
-        config: An instance of the class's own ``Config``.
-
-    Raises:
-        TypeError: At class creation, a concrete data set has no ``Config`` of its own.
-    """
-
-    class Config(Frozen):
-        """Options of the data set."""
-
-    homepage: ClassVar[str] = ""
-    """Where the data comes from."""
-    licence: ClassVar[str] = ""
-    """What may be done with it."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if not inspect.isabstract(cls) and "Config" not in cls.__dict__:
-            raise TypeError(f"{cls.__name__} needs a nested `class Config(ConceptDataset.Config)`.")
-
-    def __init__(self, config: ConceptDataset.Config) -> None:
-        self.config = config
+class ConceptDataset(AnyDataset, abc.ABC):
+    """One data set of queries and items with named concepts. See `AnyDataset`."""
 
     @abc.abstractmethod
     def matches(self, cache_dir: Path) -> ConceptMatches:
