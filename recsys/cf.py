@@ -399,17 +399,29 @@ class EmbeddingModel(CFModel):
         Raises:
             ConfigError: The batch has no negatives.
         """
+        first, size = self.graph.num_users, batch.batch_size
+        wanted = self.negatives_of(batch)
+        nodes = torch.cat([batch.user, batch.item + first, wanted.reshape(-1) + first])
+        user, item, negatives = functional.embedding(nodes, vectors).split(
+            [size, size, wanted.numel()]
+        )
+        return user, item, negatives.view(*wanted.shape, vectors.shape[1])
+
+    def negatives_of(self, batch: PairBatch) -> Tensor:
+        """The negatives of a batch.
+
+        Args:
+            batch: Any.
+
+        Raises:
+            ConfigError: It has none.
+        """
         if batch.negatives is None:
             raise ConfigError(
                 f"{type(self).__name__} learns from negatives and the batches have none. Set "
                 "`sampling.negatives`, say to uniform."
             )
-        first, size = self.graph.num_users, batch.batch_size
-        nodes = torch.cat([batch.user, batch.item + first, batch.negatives.reshape(-1) + first])
-        user, item, negatives = functional.embedding(nodes, vectors).split(
-            [size, size, batch.negatives.numel()]
-        )
-        return user, item, negatives.view(*batch.negatives.shape, -1)
+        return batch.negatives
 
     @abc.abstractmethod
     def loss(self, batch: PairBatch) -> Tensor:

@@ -16,16 +16,15 @@ from torch.nn import functional
 from recsys.cf import EmbeddingModel
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
+from recsys.graph.epoch_loader import InTurn
 from recsys.graph.fold_in import mean_messages
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
+from recsys.graph.negatives import SamplingConfig
 from recsys.graph.propagation import Adjacency
-from recsys.losses.bpr import bpr
+from recsys.graph.sampling import PairLoader
+from recsys.losses.ranking import BPRLoss, RankingLoss, Triple
 from recsys.losses.regularization import l2_regularization
 from recsys.types import Batch, PairBatch
-
-Triple = tuple[Tensor, Tensor, Tensor]
-"""Vectors of the users (B, D), of the items (B, D) and of the negatives of a batch, (B, N, D), or
-(N, D) where they are shared."""
 
 
 class PairModel(EmbeddingModel):
@@ -96,55 +95,7 @@ class PairModel(EmbeddingModel):
         negatives = self.negatives_of(batch)
         size = batch.batch_size
         user, items = self.look_up(batch.user, torch.cat([batch.item, negatives.reshape(-1)]))
-        return user, items[:size], items[size:].view(*negatives.shape, -1)
-
-    def negatives_of(self, batch: PairBatch) -> Tensor:
-        """The negatives of a batch.
-
-        Args:
-            batch: Any.
-
-        Raises:
-            ConfigError: It has none.
-        """
-        if batch.negatives is None:
-            raise ConfigError(
-                f"{type(self).__name__} learns from negatives and the batches have none. Set "
-                "`sampling.negatives`, say to uniform."
-            )
-        return batch.negatives
-
-    def batch_scores(self, vectors: Triple, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Dot products of the users with their items and with the negatives.
-
-        Args:
-            vectors: Of the batch.
-            batch: Says which shared negatives are known: those score ``-inf``.
-
-        Returns:
-            (B,) and (B, N).
-        """
-        user, item, negatives = vectors
-        positive = (user * item).sum(-1)
-        if negatives.dim() == 3:
-            return positive, (user.unsqueeze(1) * negatives).sum(-1)
-        scores = user @ negatives.T
-        if batch.known is not None:
-            scores[batch.known[0], batch.known[1]] = -torch.inf
-        return positive, scores
-
-    def bpr_loss(self, vectors: Triple, regularized: Triple, batch: PairBatch) -> Tensor:
-        """BPR of the vectors, and the L2 of what is regularized.
-
-        Args:
-            vectors: Of the batch.
-            regularized: Say, its rows.
-            batch: With negatives.
-        """
-        loss = bpr(*self.batch_scores(vectors, batch))
-        if self.l2:
-            loss = loss + self.l2 * l2_regularization(regularized, batch.batch_size)
-        return loss
+        return user, items[:size], items[size:].view(*negatives.shape, items.shape[1])
 
     def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
         """See `EmbeddingModel`; only these rows are looked up."""
@@ -153,8 +104,72 @@ class PairModel(EmbeddingModel):
             return (item.view(*items.shape, -1) @ user.unsqueeze(2)).squeeze(2)
 
 
-class LinearModel(PairModel):
-    """Vectors are a sum of propagated rows, trained by BPR with L2 of the rows of a batch.
+class RankedPairModel(PairModel):
+    """A `PairModel` of which the user chooses the loss of pairs.
+
+    A subclass's ``loss`` calls `pair_loss`.
+
+    Args:
+        config: An instance of the class's own ``Config``.
+        graph: The training pairs.
+    """
+
+    class Config(PairModel.Config):
+        """Options that models with a choice of losses share."""
+
+        ranking_loss: RankingLoss = Field(default_factory=BPRLoss)
+        """What makes seen items rank above others."""
+
+    def __init__(self, config: Config, graph: InteractionGraph) -> None:
+        super().__init__(config, graph)
+        self.ranking_loss = config.ranking_loss
+
+    def pair_loss(self, vectors: Triple, regularized: Triple, batch: PairBatch) -> Tensor:
+        """The chosen loss of the vectors, and the L2 of what is regularized.
+
+        Args:
+            vectors: Of the batch.
+            regularized: Say, its rows.
+            batch: With negatives, where the loss needs any.
+        """
+        loss = self.ranking_loss(vectors, batch, self.graph.num_items)
+        if self.l2:
+            loss = loss + self.l2 * l2_regularization(regularized, batch.batch_size)
+        return loss
+
+    def negatives_of(self, batch: PairBatch) -> Tensor:
+        """See `EmbeddingModel`; none where the loss needs none."""
+        if batch.negatives is None and not self.ranking_loss.needs_negatives:
+            return batch.item[:0]
+        return super().negatives_of(batch)
+
+    def loader(
+        self,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 2048,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> PairLoader | InTurn:
+        """See `EmbeddingModel`; draws no negatives for a loss that needs none.
+
+        Raises:
+            ConfigError: Negatives are asked for and the loss has no use for them.
+        """
+        if not self.ranking_loss.needs_negatives:
+            sampling = sampling or SamplingConfig()
+            asked = sampling.negatives if "negatives" in sampling.model_fields_set else "none"
+            if asked != "none":
+                raise ConfigError(
+                    f"sampling.negatives: expected none, as ranking_loss "
+                    f"{self.ranking_loss.kind} has no use for negatives, got {asked}."
+                )
+            sampling = sampling.model_copy(update={"negatives": "none"})
+        return super().loader(sampling, batch_size, seed, rank, world_size)
+
+
+class LinearModel(RankedPairModel):
+    """Vectors are a sum of propagated rows, trained by BPR or another loss of pairs, with L2.
 
         E_k = A E_{k-1},  z = (E_f + ... + E_K) / (K + 1 - f),  A = D^-1/2 (adjacency) D^-1/2
 
@@ -166,7 +181,7 @@ class LinearModel(PairModel):
         graph: The training pairs.
     """
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Options that models with linear propagation share."""
 
         num_layers: int = Field(default=3, ge=0)
@@ -241,7 +256,7 @@ class LinearModel(PairModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors = self.gather(self.propagated(rows), batch)
-        return self.bpr_loss(vectors, self.gather(rows, batch), batch)
+        return self.pair_loss(vectors, self.gather(rows, batch), batch)
 
 
 def _batch_of(keys: Sequence[str], numbers: Mapping[str, Tensor]) -> Batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.cf_graph import PairModel
+from recsys.cf_graph import RankedPairModel
 from recsys.embeddings.scheme import Full
 from recsys.errors import ConfigError
 from recsys.graph.collaborative_knowledge import CollaborativeKnowledge, checked_knowledge
@@ -17,7 +17,7 @@ from recsys.graph.start_vectors import read_start_vectors
 from recsys.schema import Categorical, Schema
 
 
-class KnowledgeModel(PairModel):
+class KnowledgeModel(RankedPairModel):
     """A model with rows for users, items and all other entities of a knowledge graph.
 
     Entities that are no items have a third table, ``entity``, in the same collection, so it may be
@@ -34,7 +34,7 @@ class KnowledgeModel(PairModel):
 
     needs_knowledge = True
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Options that models with a knowledge graph share."""
 
         start_vectors: str | None = None

@@ -8,25 +8,28 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recsys.cf_graph import LinearModel, PairModel
+from recsys.cf_graph import LinearModel, RankedPairModel
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.errors import ConfigError
 from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.negatives import SamplingConfig
+from recsys.losses.direct_au import direct_au
+from recsys.losses.ranking import batch_scores
 from recsys.types import PairBatch
 
 USER, ITEM = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 2, 3])
 GRAPH = InteractionGraph(3, 5, USER, ITEM)
 
 
-class Pairs(PairModel):
+class Pairs(RankedPairModel):
     """Matrix factorization."""
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Same options."""
 
     def loss(self, batch):
         rows = self.look_up_batch(batch)
-        return self.bpr_loss(rows, rows, batch)
+        return self.pair_loss(rows, rows, batch)
 
 
 class Linear(LinearModel):
@@ -87,7 +90,7 @@ def test_scores_of_shared_negatives():
     known = torch.tensor([[1, 1], [0, 2]])
     batch = PairBatch(user, item, shared, known=known)
     rows = model.rows().detach()
-    positive, negatives = model.batch_scores(model.look_up_batch(batch), batch)
+    positive, negatives = batch_scores(model.look_up_batch(batch), batch)
     wanted = rows[user] @ rows[shared + 3].T
     torch.testing.assert_close(positive, (rows[user] * rows[item + 3]).sum(1))
     assert negatives[1, 0] == negatives[1, 2] == -torch.inf
@@ -136,3 +139,33 @@ def test_tables_of_other_widths_are_refused():
     with pytest.raises(ConfigError, match=r"tables\.item\.embedding_dim: expected 4.* got 8"):
         pairs(tables={"item": {"embedding_dim": 8}})
     pairs(tables={"item": {"embedding_dim": 4, "init": {"std": 0.5}}})
+
+
+def test_a_loss_without_negatives_has_none_drawn():
+    model = Linear(Linear.Config(ranking_loss={"kind": "direct_au"}, num_layers=1, l2=0.5), GRAPH)
+    model.reset_parameters(1)
+    (batch,) = model.loader(SamplingConfig(by="edge"), batch_size=6)
+    assert batch.negatives is None
+    rows = model.rows()
+    vectors = dense() @ rows
+    user, item = vectors[batch.user], vectors[batch.item + 3]
+    both = torch.cat([rows[batch.user], rows[batch.item + 3]])
+    wanted = direct_au(user, item, 1.0) + 0.5 * 0.5 * both.square().sum() / 6
+    torch.testing.assert_close(model.loss(batch), wanted)
+    with pytest.raises(ConfigError, match="negatives: expected none, as ranking_loss direct_au"):
+        model.loader(SamplingConfig(negatives="popularity"))
+
+
+def test_the_loss_is_chosen_with_its_negatives():
+    model = pairs(ranking_loss={"kind": "softmax", "temperature": 0.5}, l2=0.0)
+    (batch,) = model.loader(SamplingConfig(negatives="in_batch", shared=True), batch_size=6)
+    rows = functional.normalize(model.rows(), dim=1)
+    scores, total = rows[:3] @ rows[3:].T / 0.5, 0.0
+    for user, item in zip(batch.user.tolist(), batch.item.tolist()):
+        seen = ITEM[user == USER].tolist()
+        others = [other for other in batch.item.tolist() if other not in seen]
+        total += torch.stack([scores[user, n] for n in [item, *others]]).logsumexp(0)
+        total -= scores[user, item]
+    torch.testing.assert_close(model.loss(batch), total / 6)
+    with pytest.raises(ConfigError, match="learns from negatives and the batches have none"):
+        model.loss(PairBatch(USER, ITEM))

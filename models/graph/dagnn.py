@@ -10,14 +10,14 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from recsys.cf_graph import PairModel
+from recsys.cf_graph import RankedPairModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.propagation import Adjacency
 from recsys.layers.depth_gate import DepthGate
 from recsys.types import PairBatch
 
 
-class DAGNN(PairModel):
+class DAGNN(RankedPairModel):
     """LightGCN whose mean over layers has shares that depend on the node.
 
         E_k = A E_{k-1},  z_n = sum_k sigmoid(w . e_kn + b) e_kn
@@ -47,7 +47,7 @@ class DAGNN(PairModel):
         torch.Size([4, 3])
     """
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Options of DAGNN."""
 
         num_layers: int = Field(default=3, ge=1)
@@ -89,4 +89,4 @@ class DAGNN(PairModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors = self.gather(self.propagated(rows), batch)
-        return self.bpr_loss(vectors, self.gather(rows, batch), batch)
+        return self.pair_loss(vectors, self.gather(rows, batch), batch)

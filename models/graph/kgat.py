@@ -249,7 +249,7 @@ class KGAT(KnowledgeModel):
         if isinstance(batch, TripleBatch):
             return self.knowledge_loss(batch)
         vectors = self.gather(self.encode(), batch)
-        return self.bpr_loss(vectors, vectors, batch)
+        return self.pair_loss(vectors, vectors, batch)
 
     def knowledge_loss(self, batch: TripleBatch) -> Tensor:
         """Known triples should be nearer to true than those with another tail.

@@ -124,7 +124,7 @@ class KGIN(KnowledgeModel):
     def loss(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`."""
         vectors = self.gather(self.encode(), batch)
-        loss = self.bpr_loss(vectors, vectors, batch)
+        loss = self.pair_loss(vectors, vectors, batch)
         if self.config.independence and self.config.num_intents > 1:
             loss = loss + self.config.independence * mutual_dependence(self.intents.mixture)
         return loss

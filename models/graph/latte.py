@@ -128,7 +128,7 @@ class LATTE(KnowledgeModel):
         """See `EmbeddingModel`."""
         rows, weight = self.node_rows(), self.config.proximity
         vectors, near = self.propagated(rows, 2 if weight else 0)
-        loss = self.bpr_loss(self.gather(vectors, batch), self.gather(rows, batch), batch)
+        loss = self.pair_loss(self.gather(vectors, batch), self.gather(rows, batch), batch)
         return loss + weight * near
 
     def relation_shares(self, kind: Literal["user", "item"]) -> list[dict[str, Tensor]]:

@@ -18,7 +18,6 @@ from recsys.cf_contrast import ContrastiveModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.products import sparse_dense, transposed
 from recsys.graph.spectrum import normalized, top_eigenvectors
-from recsys.losses.bpr import bpr
 from recsys.types import PairBatch
 
 
@@ -112,7 +111,8 @@ class LightGCL(ContrastiveModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors, view = self.both_views(rows)
-        loss = bpr(*self.batch_scores(self.gather(vectors, batch), batch))
+        triple = self.gather(vectors, batch)
+        loss = self.ranking_loss(triple, batch, self.graph.num_items)
         loss = loss + self.config.l2 * rows.square().sum()
         with_negatives = batch.negatives is not None and batch.negatives.dim() == 2
         return loss + self.contrastive_loss(

@@ -91,4 +91,4 @@ class LightGCN(LinearModel):
                 for found in (sampled.propagate(rows), functional.embedding(sampled.position, rows))
             )
         ]
-        return self.bpr_loss(triples[0], triples[1], batch)
+        return self.pair_loss(triples[0], triples[1], batch)

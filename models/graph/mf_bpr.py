@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recsys.cf_graph import PairModel
+from recsys.cf_graph import RankedPairModel
 from recsys.types import PairBatch
 
 
-class MFBPR(PairModel):
+class MFBPR(RankedPairModel):
     """The vectors are the rows of the tables: ``s_ui = e_u . e_i``.
 
     Trained by BPR, with L2 of the rows of a batch. A step looks up the rows of its batch alone, so
@@ -36,7 +36,7 @@ class MFBPR(PairModel):
         tensor(0.6931, grad_fn=<MeanBackward0>)
     """
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Options of matrix factorization."""
 
     config: Config
@@ -44,4 +44,4 @@ class MFBPR(PairModel):
     def loss(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`."""
         rows = self.look_up_batch(batch)
-        return self.bpr_loss(rows, rows, batch)
+        return self.pair_loss(rows, rows, batch)

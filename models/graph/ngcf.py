@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.cf_graph import PairModel
+from recsys.cf_graph import RankedPairModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.perturbation import drop_messages
 from recsys.graph.propagation import Adjacency
 from recsys.types import PairBatch
 
 
-class NGCF(PairModel):
+class NGCF(RankedPairModel):
     """All layers side by side, each a graph convolution with a bi-interaction.
 
     As in the paper, with ``L = D^-1/2 A D^-1/2``:
@@ -52,7 +52,7 @@ class NGCF(PairModel):
         torch.Size([2, 9])
     """
 
-    class Config(PairModel.Config):
+    class Config(RankedPairModel.Config):
         """Options of NGCF."""
 
         variant: Literal["norm", "ngcf", "paper"] = "norm"
@@ -108,4 +108,4 @@ class NGCF(PairModel):
     def loss(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`."""
         vectors = self.gather(self.encode(), batch)
-        return self.bpr_loss(vectors, vectors, batch)
+        return self.pair_loss(vectors, vectors, batch)

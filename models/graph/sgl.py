@@ -110,6 +110,6 @@ class SGL(ContrastiveModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors = self.gather(self.propagated(rows), batch)
-        loss = self.bpr_loss(vectors, self.gather(rows, batch), batch)
+        loss = self.pair_loss(vectors, self.gather(rows, batch), batch)
         first, second = (self.of_view(rows, view) for view in self.views())
         return loss + self.contrastive_loss(first, second, batch, rows, counted=True)

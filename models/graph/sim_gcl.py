@@ -75,5 +75,5 @@ class SimGCL(ContrastiveModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors = self.gather(self.propagated(rows), batch)
-        loss = self.bpr_loss(vectors, self.gather(rows, batch), batch)
+        loss = self.pair_loss(vectors, self.gather(rows, batch), batch)
         return loss + self.contrastive_loss(self.noisy(rows), self.noisy(rows), batch, rows)

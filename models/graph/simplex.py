@@ -18,6 +18,7 @@ from recsys.cf_graph import PairModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.propagation import Adjacency
 from recsys.losses.cosine_contrastive import cosine_contrastive
+from recsys.losses.ranking import batch_scores
 from recsys.losses.regularization import l2_regularization
 from recsys.types import PairBatch
 
@@ -160,7 +161,7 @@ class SimpleX(PairModel):
             functional.embedding(item_at, items),
             functional.embedding(negative_at, items),
         )
-        positive, scores = self.batch_scores(vectors, batch)
+        positive, scores = batch_scores(vectors, batch)
         loss = cosine_contrastive(positive, scores, config.margin, config.negative_weight)
         if config.l2:
             rows = (user_rows[user_at], item_rows[item_at], item_rows[negative_at])

@@ -19,6 +19,7 @@ from recsys.cf_graph import PairModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.item_similarity import row_blocks, top_of_rows
 from recsys.graph.products import scaled, sums, transposed
+from recsys.losses.ranking import batch_scores
 from recsys.losses.ultragcn import ultragcn_beta, ultragcn_constraint, ultragcn_item_items
 from recsys.types import PairBatch
 
@@ -156,7 +157,7 @@ class UltraGCN(PairModel):
         user = user_rows[user_at]
         item, others, *near = item_rows[at].split([len(part) for part in parts])
         vectors = user, item, others.view(*negatives.shape, -1)
-        positive, scores = self.batch_scores(vectors, batch)
+        positive, scores = batch_scores(vectors, batch)
         degrees = self.user_degrees[batch.user]
         loss = ultragcn_constraint(
             positive, scores,

@@ -88,5 +88,5 @@ class XSimGCL(ContrastiveModel):
         """See `EmbeddingModel`."""
         rows = self.rows()
         vectors, layer = self.noisy(rows)
-        loss = self.bpr_loss(self.gather(vectors, batch), self.gather(rows, batch), batch)
+        loss = self.pair_loss(self.gather(vectors, batch), self.gather(rows, batch), batch)
         return loss + self.contrastive_loss(vectors, layer, batch, rows)

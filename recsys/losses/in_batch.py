@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys.losses.info_nce import info_nce
+from recsys.losses.sampled_softmax import shared_softmax
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -139,9 +139,14 @@ def _one_way(
     temperature: float,
 ) -> Tensor:
     """Queries looking for keys; ``ids`` are those of the keys and of the queries."""
-    if negatives == "keys" and all(part is None for part in (ids[0], known, log_q, guide)):
-        return info_nce(queries, keys, temperature, normalize=False)  # holds no B x B
     size, device = len(keys), queries.device
+    own = torch.eye(size, dtype=torch.bool, device=device)
+    if negatives == "keys" and guide is None:
+        bias = None if log_q is None else -log_q
+        return shared_softmax(
+            queries, keys, keys, bias=bias, own_bias=bias, temperature=temperature,
+            hidden=(_hidden(size, ids[0], known, device) | own).nonzero().T,
+        )  # fmt: skip
     scores = [queries @ keys.T / temperature]
     hidden = [_hidden(size, ids[0], known, device)]
     if log_q is not None:
@@ -152,7 +157,6 @@ def _one_way(
     if guide is not None:
         for mask, near in zip(hidden, _near(guide)):
             mask |= near
-    own = torch.eye(size, dtype=torch.bool, device=device)
     hidden[0] &= ~own
     for mask in hidden[1:]:
         mask |= own  # nothing is its own negative

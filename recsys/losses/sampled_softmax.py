@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recsys.losses.weighted_logsumexp import weighted_logsumexp
+
 
 def sampled_softmax(
     positive: Tensor,
@@ -27,7 +29,9 @@ def sampled_softmax(
       ``log_q = log(N q)``, the logarithm of how often an item is expected in the sample, and no
       ``positive_log_q``. Then the sum estimates that of all items without bias, and the loss tends
       to the full softmax. For a uniform draw of N out of I that is ``log(N / I)``.
-    - *Negatives are the positives of others*: see `in_batch_softmax`.
+    - *Negatives are the positives of others*, each in the batch about as often as it is seen:
+      ``log_q``, the logarithm of its share of the training pairs, belongs to the positives too,
+      since they come from the same draw (Yi et al., RecSys 2019, section 3).
 
     Args:
         positive: Score of the item that was seen.
@@ -77,62 +81,68 @@ def sampled_softmax(
     return (everything.logsumexp(1) - positive).mean()
 
 
-def in_batch_softmax(
-    scores: Tensor,
-    items: Tensor,
+def shared_softmax(
+    queries: Tensor,
+    own: Tensor,
+    keys: Tensor,
     *,
-    log_q: Tensor | None = None,
-    known: Tensor | None = None,
+    bias: Tensor | None = None,
+    own_bias: Tensor | None = None,
+    hidden: Tensor | None = None,
     temperature: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Softmax of every row over the items of its batch: the positives of others are negatives.
+    """`sampled_softmax` of dot products where all rows share their negatives, without B x N scores.
 
-    An item is in the batch about as often as it is seen, so without ``log_q`` popular items are
-    pushed down for being popular. Here the correction belongs to the positive as well, since it
-    comes from the same draw. A column with the row's own item is not a negative of it.
+    Mean of ``-ln (exp s_b / (exp s_b + sum_n exp s_bn))`` with ``s_b = q_b . o_b / t + own_bias_b``
+    and ``s_bn = q_b . k_n / t + bias_n``.
 
     Args:
-        scores: Of the user of every row and the item of every column; positives on the diagonal.
-        items: Number of the item of every column.
-        log_q: Logarithm of the probability that a drawn row has the column's item (its share of
-            the training pairs), or None for no correction.
-        known: Whether the user of the row has seen the item of the column: it does not count.
-        temperature: Scores are divided by it before the correction.
+        queries: Of every row.
+        own: The key that belongs to it.
+        keys: What it is to be told from.
+        bias: Added to scores of the keys, say ``-log q``, or the logarithm of how often a key
+            counts.
+        own_bias: Added to scores of the own keys.
+        hidden: Pairs ``(row, key)`` that do not count, as positions.
+        temperature: t.
+        dtype: Of the products, see `recsys.losses.weighted_logsumexp`.
 
     Raises:
         ValueError: Shapes do not fit, or ``temperature`` is not above 0.
 
     Shape:
-        - scores, known: (B, B)
-        - items, log_q: (B,)
+        - queries, own: (B, D)
+        - keys: (N, D)
+        - bias: (N,)
+        - own_bias: (B,)
+        - hidden: (2, number of them) int64
         - output: scalar
 
-    Source:
-        Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations",
-        RecSys 2019, section 3.
-
     Example:
-        >>> scores = torch.tensor([[0.0, 0.0, 5.0], [0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
-        >>> in_batch_softmax(scores, torch.tensor([7, 8, 7])).exp()  # item 7 twice: 2, 3, 2 choices
-        tensor(2.2894)
+        >>> rows = torch.eye(2)
+        >>> loss = shared_softmax(rows, rows, torch.zeros(3, 2), temperature=0.5)
+        >>> loss, -torch.log(torch.tensor(2.0).exp() / (torch.tensor(2.0).exp() + 3))
+        (tensor(0.3408), tensor(0.3408))
     """
-    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or items.shape != scores.shape[:1]:
+    if queries.shape != own.shape or queries.dim() != 2 or keys.shape[1:] != queries.shape[1:]:
         raise ValueError(
-            f"expected scores (B, B) and items (B,), got {tuple(scores.shape)} and "
-            f"{tuple(items.shape)}."
+            f"expected queries and own keys (B, D) and keys (N, D), got {tuple(queries.shape)}, "
+            f"{tuple(own.shape)} and {tuple(keys.shape)}."
         )
     _check_temperature(temperature)
-    scores = scores / temperature
-    if log_q is not None:
-        _check_shape("log_q", log_q, items.shape)
-        scores = scores - log_q
-    hidden = items[:, None] == items
-    if known is not None:
-        _check_shape("known", known, scores.shape)
-        hidden = hidden | known
-    own = torch.eye(len(items), dtype=torch.bool, device=scores.device)
-    everything = scores.masked_fill(hidden & ~own, -torch.inf)
-    return (everything.logsumexp(1) - scores.diagonal()).mean()
+    queries = queries / temperature
+    positive = (queries * own).sum(1)
+    if own_bias is not None:
+        _check_shape("own_bias", own_bias, positive.shape)
+        positive = positive + own_bias
+    if bias is not None:  # as one more column, which costs less than another pass over B x N
+        _check_shape("bias", bias, keys.shape[:1])
+        queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+        keys = torch.cat([keys, bias[:, None].to(keys.dtype)], 1)
+    weights = torch.full_like(positive, 1 / len(positive))
+    sums = weighted_logsumexp(queries, keys, weights, dtype, own=positive, hidden=hidden)
+    return sums - positive.mean()
 
 
 def _check_shape(name: str, value: Tensor, *allowed: torch.Size) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recsys.losses.sampled_softmax import in_batch_softmax, sampled_softmax
+from recsys.losses.sampled_softmax import sampled_softmax, shared_softmax
 
 
 def normal(*shape, seed=0):
@@ -56,30 +56,26 @@ def test_the_correction_makes_the_sum_that_of_all_items():
     assert abs(biased.item() - full.item()) > 0.1
 
 
-def test_in_batch_by_hand():
-    """Row 0 chooses among its own item of weight 2 and another of weight 4; row 1 likewise."""
-    log_q = torch.tensor([0.5, 0.25]).log()
-    found = in_batch_softmax(torch.zeros(2, 2), torch.tensor([3, 4]), log_q=log_q)
-    assert found.item() == pytest.approx((math.log(6 / 2) + math.log(6 / 4)) / 2)
-
-
-def test_accidental_hits_and_known_items_do_not_count():
-    scores = normal(4, 4)
-    items = torch.tensor([1, 2, 1, 3])
-    known = torch.zeros(4, 4, dtype=torch.bool)
-    known[1, 3] = known[0, 0] = True  # a row's own item counts, though it is known
-    expected = 0.0
-    for row, columns in enumerate([[0, 1, 3], [0, 1, 2], [1, 2, 3], [0, 1, 2, 3]]):
-        expected += scores[row, columns].logsumexp(0) - scores[row, row]
-    torch.testing.assert_close(in_batch_softmax(scores, items, known=known), expected / 4)
-
-
-def test_large_scores_are_finite():
-    scores = torch.tensor([[3e4, -3e4], [3e4, -3e4]], requires_grad=True)
-    loss = in_batch_softmax(scores, torch.tensor([0, 1]), temperature=0.1)
-    loss.backward()
-    assert loss.item() == pytest.approx(3e5)
-    assert scores.grad is not None and scores.grad.isfinite().all()
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_shared_negatives_are_sampled_ones_that_nobody_holds(with_bias):
+    queries, own, keys = normal(5, 3), normal(5, 3, seed=1), normal(4, 3, seed=2)
+    bias = normal(4, seed=3) if with_bias else None
+    own_bias = normal(5, seed=4) if with_bias else None
+    hidden = torch.tensor([[4, 0, 4, 4], [1, 3, 0, 1]])
+    mask = torch.zeros(5, 4, dtype=torch.bool)
+    mask[hidden[0], hidden[1]] = True
+    options = {"bias": bias, "own_bias": own_bias, "hidden": hidden, "temperature": 0.5}
+    inputs = [part.clone().requires_grad_() for part in (queries, own, keys)]
+    found = shared_softmax(*inputs, **options)
+    wanted = sampled_softmax(
+        (inputs[0] * inputs[1]).sum(1), inputs[0] @ inputs[2].T, hidden=mask, temperature=0.5,
+        log_q=None if bias is None else -bias,
+        positive_log_q=None if own_bias is None else -own_bias,
+    )  # fmt: skip
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs)
+    )
 
 
 def test_a_row_without_negatives_costs_nothing():
@@ -94,10 +90,6 @@ def test_gradients():
         lambda p, n: sampled_softmax(p, n, log_q=normal(4), hidden=hidden, temperature=0.3),
         (positive, negatives),
     )
-    items = torch.tensor([0, 1, 0])
-    torch.autograd.gradcheck(
-        lambda s: in_batch_softmax(s, items, log_q=normal(3)), normal(3, 3).requires_grad_()
-    )
 
 
 def test_bad_arguments():
@@ -109,7 +101,12 @@ def test_bad_arguments():
         sampled_softmax(torch.zeros(2), torch.zeros(3))
     with pytest.raises(ValueError, match="`temperature`: expected a number above 0, got 0"):
         sampled_softmax(torch.zeros(2), torch.zeros(2, 1), temperature=0)
-    with pytest.raises(ValueError, match=r"scores \(B, B\) and items \(B,\), got \(2, 3\)"):
-        in_batch_softmax(torch.zeros(2, 3), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"`known`: expected \(2, 2\)"):
-        in_batch_softmax(torch.zeros(2, 2), torch.zeros(2), known=torch.zeros(2).bool())
+    rows = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"keys \(N, D\), got \(2, 3\), \(2, 3\) and \(2, 4\)"):
+        shared_softmax(rows, rows, torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"`bias`: expected \(4,\), got \(2,\)"):
+        shared_softmax(rows, rows, torch.zeros(4, 3), bias=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"`own_bias`: expected \(2,\), got \(4,\)"):
+        shared_softmax(rows, rows, torch.zeros(4, 3), own_bias=torch.zeros(4))
+    with pytest.raises(ValueError, match="`temperature`: expected a number above 0, got -1"):
+        shared_softmax(rows, rows, rows, temperature=-1)

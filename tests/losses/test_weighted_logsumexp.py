@@ -1,5 +1,7 @@
 """The blocked sum against the plain one."""
 
+import math
+
 import pytest
 import torch
 
@@ -49,3 +51,27 @@ def test_rounded_products_are_near_and_sums_are_not_rounded():
     assert abs(float(rounded[0] - exact[0])) < 2e-3 * float(exact[0])
     for one, two in zip(rounded[1:], exact[1:]):
         assert (one - two).norm() < 0.02 * two.norm()
+
+
+@pytest.mark.parametrize("entries", [1, 13, 1 << 21])
+def test_an_own_exponent_and_hidden_pairs(monkeypatch, entries):
+    monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", entries)
+    left, right = normal(7, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()
+    own, weights = normal(7, seed=2).requires_grad_(), torch.arange(7, dtype=torch.float64)
+    rows = [6, 0, 6, 2, 2, 2, 2, 2]  # row 2 has nothing left but its own
+    hidden = torch.tensor([rows, [0, 4, 0, 4, 3, 2, 1, 0]])
+    found = weighted_logsumexp(left, right, weights, own=own, hidden=hidden)
+    products = (left @ right.T).index_put(tuple(hidden), torch.tensor(-torch.inf).double())
+    wanted = (weights * torch.cat([own[:, None], products], 1).logsumexp(1)).sum()
+    torch.testing.assert_close(found, wanted)
+    grads = [torch.autograd.grad(loss, (left, right, own)) for loss in (found, wanted)]
+    torch.testing.assert_close(*grads)
+
+
+def test_own_exponents_are_not_rounded():
+    """A half of both, whatever the rounding of the product."""
+    own = torch.tensor([3.001], requires_grad=True)
+    found = weighted_logsumexp(
+        torch.tensor([[3.001]]), torch.ones(1, 1), torch.ones(1), torch.bfloat16, own=own
+    )
+    assert found.item() == pytest.approx(math.log(math.exp(3.001) + math.exp(3.0)), abs=1e-6)
