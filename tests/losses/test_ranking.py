@@ -144,5 +144,5 @@ def test_yaml_chooses_by_kind():
     found = adapter.validate_python({"kind": "softmax", "temperature": 0.2})
     assert found == SoftmaxLoss(temperature=0.2)
     assert adapter.validate_python({"kind": "direct_au"}) == DirectAULoss()
-    with pytest.raises(ValueError, match="temperatur"):
-        adapter.validate_python({"kind": "softmax", "temperatur": 0.2})
+    with pytest.raises(ValueError, match="tau"):
+        adapter.validate_python({"kind": "softmax", "tau": 0.2})
