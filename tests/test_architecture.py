@@ -13,10 +13,12 @@ ROOT = Path(__file__).parent.parent
 
 # Layer of every part, and which parts of its own layer it may use (style: imports go downward).
 LAYERS = {
-    "errors": 0, "types": 0, "schema": 0, "hashing": 0, "config_text": 0, "config_problems": 0,
+    "errors": 0, "types": 0, "schema": 0, "hashing": 0, "folders": 0,
+    "config_text": 0, "config_problems": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "graph": 1,
     "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2, "node_model": 2,
+    "fit_config": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
     "cf_config": 3, "node_config": 3, "set_config": 3, "models": 3, "datasets": 3,
     "retrieval": 3,
@@ -27,6 +29,7 @@ SIDEWAYS = {
     "types": set(),
     "schema": {"errors"},
     "hashing": {"errors"},
+    "folders": {"errors"},
     "config_text": {"errors"},
     "config_problems": {"errors"},
     "embeddings": {"layers"},  # decoders start like layers
