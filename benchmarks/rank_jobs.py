@@ -12,12 +12,13 @@ import torch
 
 from printing import say
 from recsys.base import CTRModel
-from recsys.config import EmbeddingConfig, Experiment, TrainConfig, load
+from recsys.config import Experiment, TrainConfig, load
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import Backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.sharding import ShardingConfig
+from recsys.fit_config import EmbeddingConfig
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dlrm import DLRM
 from recsys.schema import Categorical, Label, Numeric, Schema

@@ -15,23 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from recsys.base import RecModel
 from recsys.cf import CFModel, FittedModel
 from recsys.config import (
+    AnyDatasetBlock,
     AnyExperiment,
-    ClassBlock,
-    DenseEmbeddingConfig,
+    AnyModelBlock,
     Experiment,
-    FitConfig,
     resolve_class,
     validate,
 )
 from recsys.config_text import override, read_mapping
 from recsys.errors import ConfigError, did_you_mean
+from recsys.fit_config import DenseEmbeddingConfig, FitConfig
 from recsys.graph.dataset import InteractionDataset
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.negatives import SamplingConfig
@@ -41,33 +41,12 @@ from recsys.node_model import NodeClassifier
 from recsys.schema import Frozen
 
 
-class InteractionDatasetBlock(ClassBlock):
+class InteractionDatasetBlock(AnyDatasetBlock[InteractionDataset]):
     """Which data set, with its options."""
 
-    base: ClassVar[type] = InteractionDataset
 
-    def build(self) -> InteractionDataset:
-        """The data set; nothing is read or fetched yet."""
-        return cast(Any, resolve_class(self.class_path, InteractionDataset))(self.config)
-
-
-class CFModelBlock(ClassBlock):
-    """Which model, with its options."""
-
-    base: ClassVar[type] = CFModel
-
-    @property
-    def model_class(self) -> type[CFModel]:
-        """The class."""
-        return resolve_class(self.class_path, CFModel)
-
-    def build(self, graph: InteractionGraph) -> CFModel:
-        """The model, with fresh weights.
-
-        Args:
-            graph: To learn from.
-        """
-        return self.model_class(cast(Any, self.config), graph)
+class CFModelBlock(AnyModelBlock[CFModel, InteractionGraph]):
+    """Which model, with its options; built from the graph to learn from."""
 
 
 class CFTrainConfig(FitConfig):

@@ -25,7 +25,7 @@ import pkgutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from pydantic import (
     Field,
@@ -41,12 +41,12 @@ from recsys.config_problems import booleans_for_numbers, describe
 from recsys.config_text import override, read_mapping, to_text
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import PrepareConfig
-from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
-from recsys.embeddings.sharding import ShardingConfig
 from recsys.errors import ConfigError, did_you_mean
+from recsys.fit_config import EmbeddingConfig, FitConfig
 from recsys.schema import Frozen, Schema
 
 _Base = TypeVar("_Base")
+_Source = TypeVar("_Source")
 
 
 # -------------------------------------------------------------------------------- class by path
@@ -119,15 +119,26 @@ def _check_module(module_name: str, path: str) -> None:
         locations = None if found is None else list(found)
 
 
-class ClassBlock(Frozen):
-    """A block ``{class: import path, ...}``; the rest is validated by that class's ``Config``."""
+class ClassBlock(Frozen, Generic[_Base]):
+    """A block ``{class: import path, ...}``; the rest is validated by that class's ``Config``.
+
+    The type argument says what class it is: ``class MyBlock(ClassBlock[MyBase])``.
+    """
 
     base: ClassVar[type]
+    """The type argument: what the class must be a concrete subclass of."""
 
     class_path: str = Field(alias="class")
     """Import path."""
     config: SerializeAsAny[Frozen]
     """The rest of the block, as the class's own ``Config``."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        arguments = cls.__pydantic_generic_metadata__["args"]
+        if arguments and not isinstance(arguments[0], TypeVar):
+            cls.base = arguments[0]
 
     @classmethod
     def block_type(cls, value: Any) -> type[Frozen]:
@@ -158,100 +169,48 @@ class ClassBlock(Frozen):
     def _flat(self) -> dict[str, Any]:
         return {"class": self.class_path, **self.config.model_dump(mode="json", by_alias=True)}
 
+    def _class(self) -> type[_Base]:
+        return resolve_class(self.class_path, self.base)
 
-class DatasetBlock(ClassBlock):
-    """Which data set, with its options."""
 
-    base: ClassVar[type] = Dataset
+class AnyDatasetBlock(ClassBlock[_Base]):
+    """Which data set of a kind, with its options: ``class MyBlock(AnyDatasetBlock[MyKind])``."""
 
-    def build(self) -> Dataset:
+    def build(self) -> _Base:
         """The data set; nothing is read or fetched yet."""
-        return cast(Any, resolve_class(self.class_path, Dataset))(self.config)
+        return cast(Any, self._class())(self.config)
 
 
-class ModelBlock(ClassBlock):
-    """Which model, with its options."""
+class AnyModelBlock(ClassBlock[_Base], Generic[_Base, _Source]):
+    """Which model of a kind, with its options.
 
-    base: ClassVar[type] = RecModel
+    Type arguments are the base of the models and what they are built from:
+    ``class MyBlock(AnyModelBlock[MyKind, MyGraph])``.
+    """
 
-    def build(self, schema: Schema) -> RecModel:
+    @property
+    def model_class(self) -> type[_Base]:
+        """The class."""
+        return self._class()
+
+    def build(self, source: _Source) -> _Base:
         """The model, with fresh weights.
 
         Args:
-            schema: Fitted.
+            source: What it is built from, say a fitted schema or a graph to learn from.
         """
-        return resolve_class(self.class_path, RecModel)(cast(Any, self.config), schema)
+        return cast(Any, self._class())(self.config, source)
+
+
+class DatasetBlock(AnyDatasetBlock[Dataset]):
+    """Which data set, with its options."""
+
+
+class ModelBlock(AnyModelBlock[RecModel, Schema]):
+    """Which model, with its options; built from a fitted schema."""
 
 
 # --------------------------------------------------------------------------------------- blocks
-
-
-class EmbeddingConfig(EmbeddingOptimizerConfig):
-    """How the embedding tables are trained, and by what code."""
-
-    backend: Literal["auto", "local", "torchrec"] = "auto"
-    """``local``: one process, plain torch and C. ``torchrec``: sharded over all ranks. ``auto``:
-    local for one CPU process, else torchrec."""
-    sharding: ShardingConfig = ShardingConfig()
-    """Which rank holds which table, on the torchrec backend."""
-
-
-class DenseEmbeddingConfig(EmbeddingConfig):
-    """How tables are trained whose rows are all used in every step."""
-
-    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "adam"
-    """The optimizer."""
-    mode: Literal["sparse", "dense"] = "dense"
-    """``dense``: every row is moved in every step, by its momentum too. ``sparse``: the rows of a
-    batch, for models without propagation."""
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """Highest step size of the schedule."""
-
-
-class FitConfig(Frozen):
-    """How anything is trained by gradient descent, and how often it is looked at."""
-
-    num_epochs: int = Field(default=1, ge=1)
-    """Passes over the training rows at most."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many steps, whatever the epochs say."""
-    optimizer: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
-    """Of everything but the tables."""
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    """Highest step size of the schedule."""
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Decoupled for adamw, L2 for the others; never on the tables."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps in which all learning rates, the tables' too, rise from 0."""
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    """``cosine`` falls to 0 at the last step; ``plateau`` falls where ``monitor`` stalls."""
-    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
-    """What ``plateau`` multiplies the learning rates by."""
-    plateau_patience: int = Field(default=1, ge=1)
-    """Evaluations without a better ``monitor`` before ``plateau`` acts."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient; larger ones are scaled down. With ``embedding.mode=sparse``
-    the tables are neither counted nor clipped, as in torchrec: their gradient never exists as a
-    whole. With ``mode=dense`` they are."""
-    evaluations_per_epoch: int = Field(default=4, ge=1)
-    """Evaluations on the validation split, evenly spread, the last at the end of the epoch."""
-    epochs_per_evaluation: int = Field(default=1, ge=1)
-    """Epochs from one evaluation to the next; above 1 only ends of epochs are judged."""
-    early_stop_patience: int | None = Field(default=None, ge=1)
-    """Stop after so many evaluations without a better ``monitor``."""
-    checkpoint_every: int = Field(default=1, ge=1)
-    """Evaluations between two checkpoints; a new best and the end are always saved."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints to keep, beside the best. With 2 a damaged one has a predecessor."""
-    background_checkpoints: bool = True
-    """With several ranks: copy what is saved and go on training while it is written. Off, a
-    checkpoint needs no memory for the copy."""
-    num_threads: int | None = Field(default=None, ge=1)
-    """Threads of torch; all cores otherwise."""
-    log_every: int = Field(default=50, ge=1)
-    """Steps between lines of metrics.jsonl."""
-    deterministic: bool = False
-    """Only operations that give the same bits every time; slower on GPUs."""
 
 
 class TrainConfig(FitConfig):

@@ -12,51 +12,25 @@ Stability: caller
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from recsys.config import (
-    AnyExperiment,
-    ClassBlock,
-    DenseEmbeddingConfig,
-    FitConfig,
-    resolve_class,
-)
+from recsys.config import AnyDatasetBlock, AnyExperiment, AnyModelBlock
 from recsys.errors import ConfigError
+from recsys.fit_config import DenseEmbeddingConfig, FitConfig
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.graph.node_dataset import NodeDataset
 from recsys.node_model import NodeClassifier
 from recsys.schema import Frozen
 
 
-class NodeDatasetBlock(ClassBlock):
+class NodeDatasetBlock(AnyDatasetBlock[NodeDataset]):
     """Which data set, with its options."""
 
-    base: ClassVar[type] = NodeDataset
 
-    def build(self) -> NodeDataset:
-        """The data set; nothing is read or fetched yet."""
-        return cast(Any, resolve_class(self.class_path, NodeDataset))(self.config)
-
-
-class NodeModelBlock(ClassBlock):
-    """Which model, with its options."""
-
-    base: ClassVar[type] = NodeClassifier
-
-    @property
-    def model_class(self) -> type[NodeClassifier]:
-        """The class."""
-        return resolve_class(self.class_path, NodeClassifier)
-
-    def build(self, nodes: LabelledNodes) -> NodeClassifier:
-        """The model, with fresh weights.
-
-        Args:
-            nodes: To learn from.
-        """
-        return self.model_class(cast(Any, self.config), nodes)
+class NodeModelBlock(AnyModelBlock[NodeClassifier, LabelledNodes]):
+    """Which model, with its options; built from the graph to learn from."""
 
 
 class NodeTrainConfig(FitConfig):

@@ -10,19 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from recsys.base import CTRModel
+from recsys.base import CTRModel, RecModel
 from recsys.cf_config import load_any
 from recsys.config import (
-    EmbeddingConfig,
+    AnyModelBlock,
     Experiment,
+    ModelBlock,
     TrainConfig,
     class_path,
     load,
     resolve_class,
+    validate,
 )
 from recsys.config_text import override, parse, to_text
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
+from recsys.fit_config import EmbeddingConfig
+from recsys.schema import Schema
 
 TOY = '''
 from pathlib import Path
@@ -417,6 +421,22 @@ def test_resolve_class_gives_the_very_class() -> None:
     assert class_path(toy_zoo.ToyModel) == "toy_zoo.ToyModel"
     with pytest.raises(ConfigError, match="expected the import path of a Dataset class"):
         resolve_class("a..b", Dataset)
+
+
+def test_a_block_takes_and_builds_what_its_type_argument_says() -> None:
+    import toy_zoo  # pyright: ignore
+
+    class ToyBlock(AnyModelBlock[toy_zoo.ToyModel, Schema]):
+        """Which toy."""
+
+    schema = toy_zoo.ToyData(toy_zoo.ToyData.Config()).schema()
+    block = validate(ToyBlock, {"class": "toy_zoo.ToyModel", "hidden": [2]}, (), "here")
+    assert ToyBlock.base is block.model_class is type(block.build(schema)) is toy_zoo.ToyModel
+    assert block.build(schema).config.hidden == (2,)
+    assert ToyBlock.model_validate_json(block.model_dump_json()) == block
+    assert ModelBlock.base is RecModel and not hasattr(AnyModelBlock, "base")
+    with pytest.raises(ConfigError, match="is not a ToyModel class but another class"):
+        validate(ToyBlock, {"class": "recsys.models.ctr.lr.LR"}, (), "here")
 
 
 def test_experiments_cannot_be_changed(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +18,16 @@ from recsys.cli.options import CACHE_DIR, SET, examples
 from recsys.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from recsys.config import AnyDatasetBlock
+    from recsys.data.any_dataset import AnyDataset
     from recsys.data.dataset import Dataset
     from recsys.graph.aspect_dataset import AspectDataset
     from recsys.graph.bundle_dataset import BundleDataset
     from recsys.graph.concept_dataset import ConceptDataset
     from recsys.graph.dataset import InteractionDataset
     from recsys.graph.node_dataset import NodeDataset
+
+    _Kind = tuple[type[AnyDatasetBlock[Any]], Callable[[str, Any, Path], None]]
 
 
 @click.command(
@@ -43,31 +47,29 @@ def fetch(dataset: str, overrides: tuple[str, ...], cache_dir: Path) -> None:
     DATASET is a file name in recsys/datasets or the import path of your own class. --set gives its
     options.
     """
+    from recsys.config import validate
+
+    path = dataset if "." in dataset else _dataset_path(dataset)
+    block, tell = _kind(path)
+    built = validate(block, {"class": path}, overrides, f"recsys fetch {dataset}").build()
+    tell(path, built, cache_dir)
+
+
+def _kind(path: str) -> _Kind:
+    """The block that reads a data set, and what tells of it; a wrong path is for logs' block."""
     from recsys.cf_config import InteractionDatasetBlock
-    from recsys.config import DatasetBlock, validate
-    from recsys.graph.aspect_dataset import AspectDataset
-    from recsys.graph.bundle_dataset import BundleDataset
-    from recsys.graph.concept_dataset import ConceptDataset
-    from recsys.graph.dataset import InteractionDataset
-    from recsys.graph.node_dataset import NodeDataset
+    from recsys.config import DatasetBlock
     from recsys.node_config import NodeDatasetBlock
     from recsys.set_config import AspectDatasetBlock, BundleDatasetBlock, ConceptDatasetBlock
 
-    path = dataset if "." in dataset else _dataset_path(dataset)
-    origin, block = f"recsys fetch {dataset}", {"class": path}
-    if _is_a(path, InteractionDataset):
-        built = validate(InteractionDatasetBlock, block, overrides, origin).build()
-        _interactions(path, built, cache_dir)
-    elif _is_a(path, BundleDataset):
-        _bundles(path, validate(BundleDatasetBlock, block, overrides, origin).build(), cache_dir)
-    elif _is_a(path, AspectDataset):
-        _aspects(path, validate(AspectDatasetBlock, block, overrides, origin).build(), cache_dir)
-    elif _is_a(path, ConceptDataset):
-        _concepts(path, validate(ConceptDatasetBlock, block, overrides, origin).build(), cache_dir)
-    elif _is_a(path, NodeDataset):
-        _nodes(path, validate(NodeDatasetBlock, block, overrides, origin).build(), cache_dir)
-    else:
-        _log(path, validate(DatasetBlock, block, overrides, origin).build(), cache_dir)
+    kinds = (
+        (InteractionDatasetBlock, _interactions),
+        (BundleDatasetBlock, _bundles),
+        (AspectDatasetBlock, _aspects),
+        (ConceptDatasetBlock, _concepts),
+        (NodeDatasetBlock, _nodes),
+    )
+    return next((kind for kind in kinds if _is_a(path, kind[0].base)), (DatasetBlock, _log))
 
 
 def _is_a(path: str, base: type) -> bool:
@@ -87,7 +89,7 @@ def _log(path: str, built: Dataset, cache_dir: Path) -> None:
     from recsys.data.source import Source
 
     splits = built.splits(cache_dir)
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     for name in ("source", "train", "valid", "test"):
         source = getattr(splits, name, None)
         for file in resolve_files(source) if isinstance(source, Source) else ():
@@ -100,7 +102,7 @@ def _interactions(path: str, built: InteractionDataset, cache_dir: Path) -> None
     """Users, items and splits of interactions, and what was left out."""
     splits, knowledge = built.splits(cache_dir), built.knowledge(cache_dir)
     train = splits.train
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     click.echo(f"  {train.num_users:,} users, {train.num_items:,} items")
     for name, part in splits.items():
         click.echo(f"  {name}: {len(part):,} interactions")
@@ -109,29 +111,24 @@ def _interactions(path: str, built: InteractionDataset, cache_dir: Path) -> None
             f"  knowledge: {len(knowledge):,} triples, {len(knowledge.entities):,} entities, "
             f"{len(knowledge.relations):,} relations"
         )
-    report = {**splits.report, **({} if knowledge is None else knowledge.report)}
-    for name, count in report.items():
-        if count:
-            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+    _report({**splits.report, **({} if knowledge is None else knowledge.report)})
 
 
 def _nodes(path: str, built: NodeDataset, cache_dir: Path) -> None:
     """Nodes, edges and splits of a graph with classes, and what was left out."""
     nodes = built.nodes(cache_dir)
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     counts = ", ".join(f"{count:,} {name}" for name, count in nodes.counts.items())
     click.echo(f"  {counts}; {nodes.num_edges:,} edges; {len(nodes.classes)} classes")
     for name, split in nodes.splits.items():
         click.echo(f"  {name}: {len(split):,} {nodes.target}")
-    for name, count in nodes.report.items():
-        if count:
-            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+    _report(nodes.report)
 
 
 def _bundles(path: str, built: BundleDataset, cache_dir: Path) -> None:
     """Users, bundles, items and splits, and what was left out."""
     data = built.splits(cache_dir)
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     click.echo(
         f"  {data.num_users:,} users, {data.num_bundles:,} bundles, {data.num_items:,} items; "
         f"{len(data.bundles.item):,} items of bundles"
@@ -146,7 +143,7 @@ def _bundles(path: str, built: BundleDataset, cache_dir: Path) -> None:
 def _aspects(path: str, built: AspectDataset, cache_dir: Path) -> None:
     """Items by split, and what is known of every aspect."""
     table = built.table(cache_dir)
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     for split in ("train", "valid", "test"):
         click.echo(f"  {split}: {len(table.members(split)):,} items")
     _report(table.report)
@@ -155,7 +152,7 @@ def _aspects(path: str, built: AspectDataset, cache_dir: Path) -> None:
 def _concepts(path: str, built: ConceptDataset, cache_dir: Path) -> None:
     """Queries, items, concepts and splits, and what was left out."""
     found = built.matches(cache_dir)
-    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
+    _origin(path, built)
     click.echo(
         f"  {len(found.queries):,} queries, {len(found.items):,} items, {len(found.concepts):,} "
         "concepts"
@@ -163,6 +160,10 @@ def _concepts(path: str, built: ConceptDataset, cache_dir: Path) -> None:
     for name, part in found.relevance.items():
         click.echo(f"  {name}: {len(part):,} relevant pairs")
     _report(found.report)
+
+
+def _origin(path: str, built: AnyDataset) -> None:
+    click.echo(f"{path}\n  source: {built.homepage or 'made here'}\n  licence: {built.licence}")
 
 
 def _report(report: Mapping[str, int]) -> None:

@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.config import DenseEmbeddingConfig, class_path
+from recsys.config import class_path
 from recsys.errors import CheckpointError, ConfigError
 from recsys.evaluate.nodes import evaluate_nodes
+from recsys.fit_config import DenseEmbeddingConfig
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.graph.node_batches import NodeLoader
 from recsys.node_config import NodeExperiment, NodeTrainConfig

@@ -9,9 +9,9 @@ from torch import nn
 
 from recsys.base import RecModel
 from recsys.cf import CFModel
-from recsys.config import EmbeddingConfig
 from recsys.embeddings.backend import Backend, torchrec_module
 from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.fit_config import EmbeddingConfig
 from recsys.schema import MultiValued
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.config import FitConfig, TrainConfig
+from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizerConfig
 from recsys.evaluate.predictions import Predictions
+from recsys.fit_config import FitConfig
 from recsys.schema import Schema
 from recsys.types import Batch
 

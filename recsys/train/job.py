@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from recsys.base import CTRModel, RecModel
-from recsys.config import Experiment, FitConfig
+from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import Backend, resolve_backend
@@ -29,6 +29,7 @@ from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
+from recsys.fit_config import FitConfig
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.base import RecModel
-from recsys.config import FitConfig
 from recsys.errors import CheckpointError
+from recsys.fit_config import FitConfig
 
 
 def dense_parameters(model: RecModel) -> dict[str, nn.Parameter]:

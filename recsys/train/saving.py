@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys.config import FitConfig
 from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
+from recsys.fit_config import FitConfig
 from recsys.train.background import BackgroundWriter
 from recsys.train.checkpoint import Checkpoint, CheckpointStore
 from recsys.train.ranks import Ranks

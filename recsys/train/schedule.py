@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from recsys.config import FitConfig
+from recsys.fit_config import FitConfig
 
 
 class Schedule:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from recsys.base import RecModel
-from recsys.config import FitConfig
+from recsys.fit_config import FitConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

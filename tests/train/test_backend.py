@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 
-from recsys.config import EmbeddingConfig
 from recsys.errors import ShardingError
+from recsys.fit_config import EmbeddingConfig
 from recsys.models.ctr.lr import LR
 from recsys.testing.data import tiny_schema
 from recsys.train.backend import attach_tables

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from recsys.base import CTRModel
-from recsys.config import EmbeddingConfig, TrainConfig
+from recsys.config import TrainConfig
 from recsys.embeddings.sharding import ShardingConfig
 from recsys.errors import ShardingError
+from recsys.fit_config import EmbeddingConfig
 from recsys.layers.mlp import MLPConfig
 from recsys.models.ctr.dlrm import DLRM
 from recsys.schema import Categorical, Label, Numeric, Schema
