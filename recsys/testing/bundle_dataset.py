@@ -15,7 +15,6 @@ Stability: caller
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,43 +22,14 @@ import numpy as np
 
 from recsys.graph.bundle_dataset import BundleDataset
 from recsys.graph.bundle_graphs import bundles_to_pyg
+from recsys.testing.any_dataset import AnyDatasetConformance
 
 
-class BundleDatasetConformance:
+class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
     """What every data set of bundles must do. Inherit it in a test class."""
 
-    dataset: ClassVar[type[BundleDataset]]
-    """The class."""
     counts: ClassVar[dict[str, int]]
     """Pairs of users and bundles by split, counted by hand in the files that `config` writes."""
-
-    def config(self, folder: Path) -> BundleDataset.Config:
-        """Writes small files in the real format and returns the ``Config`` that reads them.
-
-        Args:
-            folder: An empty folder.
-        """
-        raise NotImplementedError
-
-    def made(self, folder: Path) -> BundleDataset:
-        """The data set over the small files.
-
-        Args:
-            folder: An empty folder.
-        """
-        return self.dataset(self.config(folder))
-
-    def test_config_survives_json(self, tmp_path: Path) -> None:
-        """Config -> JSON -> Config is equal, and unknown keys are refused."""
-        config: Any = self.config(tmp_path)
-        assert type(config).model_validate_json(config.model_dump_json()) == config
-        assert config.model_config.get("extra") == "forbid"
-        assert config.model_config.get("frozen")
-
-    def test_says_where_it_comes_from(self) -> None:
-        """Licence and traps are written down."""
-        assert self.dataset.licence
-        assert "Traps:" in (sys.modules[self.dataset.__module__].__doc__ or "")
 
     def test_splits_are_stable(self, tmp_path: Path) -> None:
         """Asking twice gives the same pairs with the same numbers."""

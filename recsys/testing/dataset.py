@@ -16,11 +16,10 @@ Stability: caller
 from __future__ import annotations
 
 import os
-import sys
 import tarfile
 import unittest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 
@@ -29,7 +28,8 @@ from recsys.data.prepare import prepare
 from recsys.data.prepared import Prepared
 from recsys.data.readers import resolve_files
 from recsys.data.source import GivenSplits, Source, Splits
-from recsys.schema import Frozen, Schema
+from recsys.schema import Schema
+from recsys.testing.any_dataset import AnyDatasetConformance
 
 
 def shared_pack(pack: str, folder: str) -> Path:
@@ -89,48 +89,17 @@ def positives(prepared: Prepared, task: int = 0) -> dict[str, int]:
     }
 
 
-class DatasetConformance:
+class DatasetConformance(AnyDatasetConformance[Dataset]):
     """What every data set must do. Inherit it in a test class; nothing here needs a network."""
 
-    dataset: ClassVar[type[Dataset]]
-    """The class."""
     counts: ClassVar[dict[str, int]]
     """Rows by split, counted by hand in the files that `config` writes."""
-
-    def config(self, folder: Path) -> Frozen:
-        """Writes small files in the real format and returns the ``Config`` that reads them.
-
-        Args:
-            folder: An empty folder.
-        """
-        raise NotImplementedError
-
-    def made(self, folder: Path) -> Dataset:
-        """The data set over the small files.
-
-        Args:
-            folder: An empty folder.
-        """
-        return self.dataset(self.config(folder))
-
-    def test_config_survives_json(self, tmp_path: Path) -> None:
-        """Config -> JSON -> Config is equal, and unknown keys are refused."""
-        config: Any = self.config(tmp_path)
-        again = type(config).model_validate_json(config.model_dump_json(by_alias=True))
-        assert again == config
-        assert config.model_config.get("extra") == "forbid"
-        assert config.model_config.get("frozen")
 
     def test_schema_survives_json(self, tmp_path: Path) -> None:
         """Schema -> JSON -> Schema is equal, and nothing in it is fitted yet."""
         schema = self.made(tmp_path).schema()
         assert Schema.model_validate_json(schema.model_dump_json()) == schema
         assert all(feature.num_embeddings is None for feature in schema.keyed)
-
-    def test_says_where_it_comes_from(self) -> None:
-        """Licence and traps are written down."""
-        assert self.dataset.licence
-        assert "Traps:" in (sys.modules[self.dataset.__module__].__doc__ or "")
 
     def test_splits_are_stable(self, tmp_path: Path) -> None:
         """Asking twice gives the same files, which exist, and makes them once."""

@@ -15,52 +15,20 @@ Stability: caller
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from recsys.graph.dataset import InteractionDataset
-from recsys.schema import Frozen
+from recsys.testing.any_dataset import AnyDatasetConformance
 
 
-class InteractionDatasetConformance:
+class InteractionDatasetConformance(AnyDatasetConformance[InteractionDataset]):
     """What every data set of interactions must do. Inherit it in a test class."""
 
-    dataset: ClassVar[type[InteractionDataset]]
-    """The class."""
     counts: ClassVar[dict[str, int]]
     """Pairs by split, counted by hand in the files that `config` writes."""
-
-    def config(self, folder: Path) -> Frozen:
-        """Writes small files in the real format and returns the ``Config`` that reads them.
-
-        Args:
-            folder: An empty folder.
-        """
-        raise NotImplementedError
-
-    def made(self, folder: Path) -> InteractionDataset:
-        """The data set over the small files.
-
-        Args:
-            folder: An empty folder.
-        """
-        return self.dataset(self.config(folder))
-
-    def test_config_survives_json(self, tmp_path: Path) -> None:
-        """Config -> JSON -> Config is equal, and unknown keys are refused."""
-        config: Any = self.config(tmp_path)
-        again = type(config).model_validate_json(config.model_dump_json())
-        assert again == config
-        assert config.model_config.get("extra") == "forbid"
-        assert config.model_config.get("frozen")
-
-    def test_says_where_it_comes_from(self) -> None:
-        """Licence and traps are written down."""
-        assert self.dataset.licence
-        assert "Traps:" in (sys.modules[self.dataset.__module__].__doc__ or "")
 
     def test_splits_are_stable(self, tmp_path: Path) -> None:
         """Asking twice gives the same pairs with the same numbers."""

@@ -15,7 +15,6 @@ Stability: caller
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,40 +22,18 @@ import numpy as np
 
 from recsys.graph.node_dataset import NodeDataset
 from recsys.graph.nodes_pyg import to_pyg
-from recsys.schema import Frozen
+from recsys.testing.any_dataset import AnyDatasetConformance
 
 
-class NodeDatasetConformance:
+class NodeDatasetConformance(AnyDatasetConformance[NodeDataset]):
     """What every data set of labelled nodes must do. Inherit it in a test class."""
 
-    dataset: ClassVar[type[NodeDataset]]
-    """The class."""
     splits: ClassVar[dict[str, int]]
     """Nodes by split, counted by hand in the files that `config` writes."""
 
-    def config(self, folder: Path) -> Frozen:
-        """Writes small files in the real format and returns the ``Config`` that reads them.
-
-        Args:
-            folder: An empty folder.
-        """
-        raise NotImplementedError
-
-    def test_config_survives_json(self, tmp_path: Path) -> None:
-        """Config -> JSON -> Config is equal, and unknown keys are refused."""
-        config: Any = self.config(tmp_path)
-        assert type(config).model_validate_json(config.model_dump_json()) == config
-        assert config.model_config.get("extra") == "forbid"
-        assert config.model_config.get("frozen")
-
-    def test_says_where_it_comes_from(self) -> None:
-        """Licence and traps are written down."""
-        assert self.dataset.licence
-        assert "Traps:" in (sys.modules[self.dataset.__module__].__doc__ or "")
-
     def test_it_is_stable_and_has_the_right_counts(self, tmp_path: Path) -> None:
         """Asking twice gives the same graph; splits are as counted."""
-        data = self.dataset(self.config(tmp_path))
+        data = self.made(tmp_path)
         first, second = data.nodes(tmp_path), data.nodes(tmp_path)
         assert first.fingerprint() == second.fingerprint() and first.report == second.report
         assert {name: len(nodes) for name, nodes in first.splits.items()} == self.splits
@@ -64,7 +41,7 @@ class NodeDatasetConformance:
 
     def test_it_becomes_an_object_of_pyg(self, tmp_path: Path) -> None:
         """With masks of the splits."""
-        nodes = self.dataset(self.config(tmp_path)).nodes(tmp_path)
+        nodes = self.made(tmp_path).nodes(tmp_path)
         found: Any = to_pyg(nodes)
         store = found if nodes.homogeneous else found[nodes.target]
         assert int(store.train_mask.sum()) == self.splits["train"]

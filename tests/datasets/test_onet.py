@@ -3,6 +3,7 @@ import pytest
 
 from recsys.datasets.onet import ONet
 from recsys.errors import DataError
+from recsys.testing.any_dataset import AnyDatasetConformance
 from recsys.testing.dataset import shared_pack
 
 FILES = {
@@ -20,6 +21,13 @@ def write(folder, **other):
     for name, text in FILES.items():
         (folder / f"{name}.txt").write_text(other.get(name.split()[0], text))
     return {"path": str(folder)}
+
+
+class TestONet(AnyDatasetConformance):
+    dataset = ONet
+
+    def config(self, folder):
+        return ONet.Config(**write(folder), min_times=1)
 
 
 def test_titles_occupations_and_skills(tmp_path):

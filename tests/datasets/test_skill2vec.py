@@ -5,6 +5,7 @@ import pytest
 
 from recsys.datasets.skill2vec import Skill2vec
 from recsys.errors import DataError
+from recsys.testing.any_dataset import AnyDatasetConformance
 from recsys.testing.dataset import shared_pack
 
 # Twenty ads of two titles; every ad has SQL, coders have Java too, and each ad one skill alone.
@@ -18,6 +19,13 @@ def data(folder, text=LINES, **more):
     (folder / "ads.csv").write_text(text)
     more = {"min_skill": 2, "min_title": 2} | more
     return Skill2vec(Skill2vec.Config(path=str(folder), **more))
+
+
+class TestSkill2vec(AnyDatasetConformance):
+    dataset = Skill2vec
+
+    def config(self, folder):
+        return data(folder).config
 
 
 def test_ads_titles_and_skills(tmp_path):
