@@ -65,12 +65,6 @@ class FilterWorkload(Workload):
         with torch.device("meta"):  # what a subclass builds beside its tables is read from values
             EmbeddingModel.__init__(model, cast(Any, experiment.model.config), self._graph)
         check_phases(model)
-        widths = {t.name: t.embedding_dim for t in model.embeddings.groups["embedding"]}
-        if len(set(widths.values())) > 1:
-            raise ConfigError(
-                f"model.tables: the vectors of users and items need one width, got {widths}. Set "
-                "`model.embedding_dim`."
-            )
         return model
 
     def refused(self, schemes: Mapping[str, Scheme]) -> str:
