@@ -36,10 +36,10 @@ from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.evaluate.stored_ranking import seen_and_relevant
+from recsys.folders import write_json
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.train import plots
 from recsys.train.backend import attach_tables
-from recsys.train.folder import write_json
 from recsys.train.job import table_bytes
 from recsys.train.ranking_task import RankingTask, Validation
 from recsys.train.ranks import Ranks

@@ -35,12 +35,12 @@ from recsys.cf import CFModel
 from recsys.cf_config import CFExperiment
 from recsys.datasets.knowledge_folder import KnowledgeFolder
 from recsys.errors import exit_on_error
+from recsys.folders import write_json
 from recsys.graph.interactions import Names
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.metrics.auc import auc
 from recsys.metrics.grouped_auc import grouped_auc
 from recsys.serving.recommender_folder import load_recommender
-from recsys.train.folder import write_json
 from recsys.train.run import RunOptions, run
 
 ROOT = Path(__file__).resolve().parent.parent

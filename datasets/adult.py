@@ -31,13 +31,13 @@ from recsys.data.files import (
     conversion_digest,
     fetch,
     find_file,
-    made_once,
     read_copy,
     require,
     text_column,
 )
 from recsys.data.readers import Chunk
 from recsys.data.source import GivenSplits, Source
+from recsys.folders import made_once
 from recsys.schema import Categorical, Label, Numeric, Schema
 
 NUMBERS = ("age", "education_num", "capital_gain", "capital_loss", "hours_per_week")

@@ -39,13 +39,13 @@ from recsys.data.files import (
     ParquetParts,
     conversion_digest,
     find_file,
-    made_once,
     needed_path,
     require,
     text_column,
 )
 from recsys.data.readers import Chunk, read_chunks
 from recsys.data.source import GivenSplits, RandomSplits, SequentialSplits, Source, Splits
+from recsys.folders import made_once
 from recsys.schema import Categorical, Label, Schema
 
 # fmt: off

@@ -40,13 +40,13 @@ from recsys.data.files import (
     conversion_digest,
     fetch,
     find_file,
-    made_once,
     needed_path,
     read_copy,
     text_column,
 )
 from recsys.data.readers import Chunk, check_columns
 from recsys.data.source import RandomSplits, Source, Splits, TimeSplits
+from recsys.folders import made_once
 from recsys.schema import Categorical, Label, MultiValued, Schema
 
 USER = ("user_id", "gender", "age", "occupation", "zip_code")

@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recsys.data.dataset import Dataset
-from recsys.data.files import made_once
 from recsys.data.planted import (
     CARDINALITIES,
     NUM_TAGS,
@@ -53,6 +52,7 @@ from recsys.data.planted import (
     sigmoid,
 )
 from recsys.data.source import GivenSplits, Source
+from recsys.folders import made_once
 from recsys.schema import Categorical, Label, MultiValued, Numeric, Schema
 
 _VERSION = 2  # of the generator: another number, other files

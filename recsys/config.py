@@ -22,7 +22,6 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
@@ -43,6 +42,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import PrepareConfig
 from recsys.errors import ConfigError, did_you_mean
 from recsys.fit_config import EmbeddingConfig, FitConfig
+from recsys.folders import write_text
 from recsys.schema import Frozen, Schema
 
 _Base = TypeVar("_Base")
@@ -259,10 +259,7 @@ class AnyExperiment(Frozen):
             path: A ``.json`` or ``.yaml`` file; replaced in one step.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        draft.write_text(to_text(self.model_dump(mode="json"), target.suffix), encoding="utf-8")
-        draft.replace(target)
+        write_text(target, to_text(self.model_dump(mode="json"), target.suffix))
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:

@@ -6,7 +6,6 @@ Stability: caller
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,6 +184,7 @@ def _show(found: RankedItems, out: Path | None) -> None:
     import pyarrow.parquet
 
     from recsys.evaluate.summary import text_table
+    from recsys.folders import whole_file
 
     table = found.table()
     if out is None:
@@ -197,16 +197,11 @@ def _show(found: RankedItems, out: Path | None) -> None:
         if found.by_popularity.any():
             click.echo(f"{int(found.by_popularity.sum()):,} lists are of the most popular items")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with whole_file(out) as draft:
         if out.suffix == ".parquet":
             pyarrow.parquet.write_table(table, draft)
         elif out.suffix == ".csv":
             pyarrow.csv.write_csv(table, draft)
         else:
             draft.write_text(json.dumps(table.to_pylist(), ensure_ascii=False, indent=1) + "\n")
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
     click.echo(f"{table.num_rows:,} lines for {len(found):,} lists in {out}")

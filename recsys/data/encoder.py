@@ -6,7 +6,6 @@ Stability: caller
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from recsys.data.parsing import GROUP, TIMESTAMP, WEIGHT, Parser, weights_name
 from recsys.data.transforms import BucketFit, NumberFit, log_square, scale
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import DataError
+from recsys.folders import write_text
 from recsys.hashing import hash_ints, hash_strings, to_buckets
 from recsys.schema import (
     FIRST_INDEX,
@@ -175,9 +175,7 @@ class FeatureEncoder:
             "state": self.state.model_dump(mode="json"),
             "vocabularies": sorted(self.vocabularies),
         }
-        temporary = folder / f"encoder.json.{os.getpid()}"
-        temporary.write_text(json.dumps(content, indent=1))
-        temporary.replace(folder / "encoder.json")
+        write_text(folder / "encoder.json", json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, directory: Path | str) -> FeatureEncoder:

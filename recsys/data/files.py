@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,31 +83,6 @@ def fetch(url: str, checksum: str, cache_dir: Path) -> Path:
             f"{url} could not be fetched: {error}. Fetch it by hand, unpack it if it is an "
             "archive, and set `path` to its folder."
         ) from error
-
-
-def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Makes a folder of files completely or not at all; a finished one is reused.
-
-    Args:
-        folder: The finished folder.
-        make: Fills a temporary folder.
-
-    Returns:
-        ``folder``.
-    """
-    if folder.is_dir():
-        return folder
-    making = folder.parent / f".{folder.name}.{os.getpid()}"
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
-        make(making)
-        making.rename(folder)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        if not folder.is_dir():  # else another process was first; its files are the same
-            raise
-    return folder
 
 
 def conversion_digest(files: Sequence[Path], options: Mapping[str, Any]) -> str:

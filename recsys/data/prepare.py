@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +35,7 @@ from recsys.data.readers import Chunk, read_chunks, resolve_files
 from recsys.data.source import Source, Splits
 from recsys.data.splitting import SPLITS, TRAIN, Phase, SplitPlan, phase_sources
 from recsys.errors import DataError
+from recsys.folders import made_once
 from recsys.schema import Frozen, Schema
 
 _READ_AHEAD = 1
@@ -86,18 +85,7 @@ def prepare(
     final = cache / key
     if final.exists():
         return Prepared.load(final)
-    cache.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
-    try:
-        _Preparation(plan, config, working).run(fingerprint)
-        try:
-            working.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
-            # Another process has prepared the same meanwhile.
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    made_once(final, lambda working: _Preparation(plan, config, working).run(fingerprint))
     prepared = Prepared.load(final)
     if prepared.quarantine:
         _log.warning(

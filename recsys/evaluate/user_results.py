@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
+from recsys.folders import whole_file
 
 _USER = "user"
 _PROTOCOL = b"recsys.protocol"
@@ -71,16 +71,10 @@ class UserResults:
         Args:
             path: Of the file; its folder is made.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({_USER: self.users.tolist(), **self.values})
         table = table.replace_schema_metadata({_PROTOCOL: json.dumps(self.protocol).encode()})
-        draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-        try:
+        with whole_file(Path(path)) as draft:
             pq.write_table(table, draft)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path | str) -> UserResults:

@@ -16,11 +16,6 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +31,13 @@ from torch import Tensor
 
 from recsys import __version__
 from recsys.errors import CheckpointError, DataError
+from recsys.folders import FolderFormat, fingerprints
 from recsys.retrieval.codes import Codes
 from recsys.retrieval.item_ids import as_ids, check_distinct
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
-FORMAT_VERSION = 1
-"""Of the folder. Readers refuse others."""
-MANIFEST = "index.json"
-"""Name of the manifest."""
+_FORMAT = FolderFormat("index.json", "recsys index", 1, "Give a folder that Index.save wrote.")
 _ITEMS, _META, _VECTORS = "items.parquet", "meta.parquet", "vectors.npy"
 _CODES, _ADAPTER = "codes.safetensors", "adapter.safetensors"
 _KINDS: dict[str, type[Codes]] = {cls.kind: cls for cls in (ScalarCodes, SignCodes)}
@@ -76,20 +69,12 @@ def write_index(directory: Path | str, content: Content) -> Path:
         CheckpointError: The folder exists and holds something else.
     """
     target = Path(directory)
-    taken = target.exists() and not (target / MANIFEST).is_file()
-    if taken and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(
-            f"{target} holds other files and is not overwritten. Choose another folder."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        draft.mkdir()
+
+    def fill(draft: Path) -> dict[str, Any]:
         _write_files(draft, content)
-        _write_manifest(draft, content)
-        _swap(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        return {**_described(content), "files": fingerprints(draft)}
+
+    _FORMAT.write(target, fill)
     return target
 
 
@@ -111,14 +96,12 @@ def _write_files(draft: Path, content: Content) -> None:
         save_file(dict(content.adapter), str(draft / _ADAPTER))
 
 
-def _write_manifest(draft: Path, content: Content) -> None:
+def _described(content: Content) -> dict[str, Any]:
     codes = content.codes
     described = None
     if codes is not None:
         described = {"kind": codes.kind, "options": codes.options(), "parts": list(content.parts)}
-    manifest: dict[str, Any] = {
-        "format": "recsys index",
-        "format_version": FORMAT_VERSION,
+    return {
         "version": content.version,
         "items": len(content.ids),
         "dim": content.vectors.shape[1],
@@ -130,44 +113,7 @@ def _write_manifest(draft: Path, content: Content) -> None:
             "pyarrow": pa.__version__,
             "numpy": np.__version__,
         },
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(draft.iterdir())
-        },
     }
-    manifest["digest"] = _digest(manifest)
-    text = json.dumps(manifest, indent=1) + "\n"
-    (draft / MANIFEST).write_text(text, encoding="utf-8")
-    for path in (draft, *draft.iterdir()):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _swap(draft: Path, target: Path) -> None:
-    """Two renames; a folder cannot be replaced in one. Files that are mapped stay readable."""
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    if target.exists():
-        target.rename(old)
-    draft.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(target.parent)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_index(directory: Path | str, verify: bool = True) -> Content:
@@ -181,49 +127,13 @@ def read_index(directory: Path | str, verify: bool = True) -> Content:
         CheckpointError: A file is missing, damaged or of another format version.
     """
     folder = Path(directory)
-    manifest = _read_manifest(folder)
+    manifest = _FORMAT.read(folder)
     for name, wanted in manifest["files"].items():
-        _check_file(folder / name, wanted, verify)
+        _FORMAT.check(folder / name, wanted, verify)
     try:
         return _content(folder, manifest)
     except (pa.ArrowException, SafetensorError, DataError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        state = "has no" if folder.is_dir() else "does not exist, so there is no"
-        raise CheckpointError(f"{folder} {state} {MANIFEST}. Give a folder that Index.save wrote.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        number = manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}). Copy it again.") from None
-    if number != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {number}. Load it with the "
-            f"recsys version that wrote it: {manifest.get('versions', {}).get('recsys')}."
-        )
-    if manifest.get("digest") != _digest(manifest):
-        raise CheckpointError(
-            f"{path} was changed after it was written (its digest differs). Copy it again."
-        )
-    return manifest
-
-
-def _check_file(path: Path, wanted: Mapping[str, Any], verify: bool) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing. Copy the whole folder again.")
-    size = path.stat().st_size
-    if size != wanted["bytes"]:
-        raise CheckpointError(
-            f"{path} is damaged: expected {wanted['bytes']:,} bytes, got {size:,}. Copy it again."
-        )
-    if verify and _sha256(path) != wanted["sha256"]:
-        raise CheckpointError(
-            f"{path} is damaged: its checksum is not the one in {MANIFEST}. Copy it again."
-        )
 
 
 def _content(folder: Path, manifest: Mapping[str, Any]) -> Content:

@@ -10,9 +10,7 @@ Stability: caller
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from recsys import __version__
 from recsys.base import CTRModel, FlatInputs, RecModel
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import CheckpointError, ConfigError
+from recsys.folders import sha256, whole_file, write_text
 from recsys.schema import FIRST_INDEX, OOV_INDEX, PAD_INDEX, MultiValued, Schema
 from recsys.schema import Sequence as History
 from recsys.serving.artefact import load_artefact
@@ -72,9 +71,7 @@ def export(
     schema = model.schema
     with torch.no_grad():
         program = flat.export(sample_batch(schema, 8, seed=0))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{uuid.uuid4().hex[:8]}.pt2")
-    try:
+    with whole_file(target) as draft:
         torch.export.save(program, draft)
         loaded = torch.export.load(draft).module()
         difference = _difference(flat, loaded, schema)
@@ -84,12 +81,9 @@ def export(
                 f"(allowed {tolerance:.2g}). Nothing was written. Please report this model."
             )
         description = {**_describe(schema), "largest_difference": difference}
-        description["sha256"] = hashlib.sha256(draft.read_bytes()).hexdigest()
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+        description["sha256"] = sha256(draft)
     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-    target.with_name(f"{target.name}.json").write_text(text, encoding="utf-8")
+    write_text(target.with_name(f"{target.name}.json"), text)
     return target
 
 

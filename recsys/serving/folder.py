@@ -9,12 +9,7 @@ Stability: internal
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import platform
-import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +22,8 @@ from recsys import __version__
 from recsys.base import RecModel
 from recsys.config import class_path, resolve_class
 from recsys.errors import CheckpointError, ConfigError
+from recsys.folders import FolderFormat, fingerprints
 
-FORMAT_VERSION = 1
-"""Of the folder. Readers refuse others."""
 TRUSTED = "recsys.models."
 """Only class paths that start like this are taken from a folder."""
 MANIFEST = "model.json"
@@ -40,6 +34,9 @@ SCHEMA = "schema.json"
 """A file that every model of clicks has."""
 NODES = "nodes.json"
 """A file that every classifier of nodes has."""
+_FORMAT = FolderFormat(
+    MANIFEST, "recsys model", 1, "Give the folder of a finished run, or its `model` folder."
+)
 
 _Model = TypeVar("_Model", bound=RecModel)
 
@@ -65,75 +62,25 @@ def write_folder(
         CheckpointError: The folder exists and holds something else.
     """
     target = Path(directory)
-    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
-        raise CheckpointError(
-            f"{target} holds other files and is not overwritten. Choose another folder."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        draft.mkdir()
+
+    def fill(draft: Path) -> dict[str, Any]:
         write(draft)
-        _write_manifest(draft, model, dict(metadata))
-        _swap(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        return {
+            "class": class_path(type(model)),
+            "config": model.config.model_dump(mode="json"),
+            "metadata": dict(metadata),
+            "versions": {
+                "recsys": __version__,
+                "torch": torch.__version__,
+                "pyarrow": pa.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "files": {name: found["sha256"] for name, found in fingerprints(draft).items()},
+        }
+
+    _FORMAT.write(target, fill)
     return target
-
-
-def _write_manifest(draft: Path, model: RecModel, metadata: dict[str, Any]) -> None:
-    manifest = {
-        "format": "recsys model",
-        "format_version": FORMAT_VERSION,
-        "class": class_path(type(model)),
-        "config": model.config.model_dump(mode="json"),
-        "metadata": metadata,
-        "versions": {
-            "recsys": __version__,
-            "torch": torch.__version__,
-            "pyarrow": pa.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "files": {
-            path.relative_to(draft).as_posix(): _sha256(path)
-            for path in sorted(draft.rglob("*"))
-            if path.is_file()
-        },
-    }
-    manifest["digest"] = _digest(manifest)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (draft / MANIFEST).write_text(text, encoding="utf-8")
-    for path in (draft, *draft.rglob("*")):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _swap(draft: Path, target: Path) -> None:
-    """Two renames; a folder cannot be replaced in one."""
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    if target.exists():
-        target.rename(old)
-    draft.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(target.parent)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def artefact_folder(directory: Path | str) -> Path:
@@ -156,10 +103,7 @@ def artefact_folder(directory: Path | str) -> Path:
             + "".join(f", {folder / seed}" for seed in seeds[1:])
             + "."
         )
-    state = "has no" if folder.is_dir() else "does not exist, so there is no"
-    raise CheckpointError(
-        f"{folder} {state} {MANIFEST}. Give the folder of a finished run, or its `model` folder."
-    )
+    raise _FORMAT.missing(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -171,24 +115,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is damaged or of another format version.
     """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}). Copy it again.") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {version}. "
-            "Load it with the recsys version that wrote it: "
-            f"{manifest.get('versions', {}).get('recsys', 'unknown')}."
-        )
-    if manifest.get("digest") != _digest(manifest):
-        raise CheckpointError(
-            f"{path} was changed after it was written (its digest differs). Copy it again; to "
-            "change a model, save it again."
-        )
-    return manifest
+    return _FORMAT.read(folder)
 
 
 def gives_lists(directory: Path | str) -> bool:
@@ -288,11 +215,7 @@ def verify(folder: Path, files: Mapping[str, str], needed: Sequence[str], inside
     for name in sorted({*needed, *files}):
         if name not in files or name not in there:
             raise CheckpointError(f"{folder / name} is missing. Copy the whole folder again.")
-        if _sha256(folder / name) != files[name]:
-            raise CheckpointError(
-                f"{folder / name} is damaged: its checksum is not the one in {MANIFEST}. "
-                "Copy it again."
-            )
+        _FORMAT.check(folder / name, {"sha256": files[name]})
     strange = sorted(n for n in there - set(files) if n.startswith(f"{inside}/"))
     if strange:
         raise CheckpointError(

@@ -8,8 +8,8 @@ Stability: caller
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +24,7 @@ from recsys.data.encoder import FeatureEncoder
 from recsys.data.readers import read_chunks
 from recsys.data.source import Source
 from recsys.errors import ConfigError, DataError
+from recsys.folders import whole_file
 from recsys.serving.artefact import load_artefact
 from recsys.serving.rows import RowReader, Rows
 
@@ -185,23 +186,18 @@ class Predictor:
         """
         if not isinstance(source, Source):
             source = source_of(source, null_values=self.encoder.state.null_values or ("",))
-        target = Path(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        rows, writer = 0, None
-        try:
-            for table in self._predicted(source, tuple(keep)):
-                if writer is None:
-                    writer = pyarrow.parquet.ParquetWriter(draft, table.schema)
+        tables = self._predicted(source, tuple(keep))
+        first = next(tables, None)
+        if first is None:
+            return 0
+        rows = 0
+        with (
+            whole_file(Path(out)) as draft,
+            pyarrow.parquet.ParquetWriter(draft, first.schema) as writer,
+        ):
+            for table in itertools.chain([first], tables):
                 writer.write_table(table.cast(writer.schema))
                 rows += table.num_rows
-            if writer is not None:
-                writer.close()
-                draft.replace(target)
-        finally:
-            if writer is not None:
-                writer.close()
-            draft.unlink(missing_ok=True)
         return rows
 
     def _predicted(self, source: Source, keep: tuple[str, ...]) -> Iterator[pa.Table]:

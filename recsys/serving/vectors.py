@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from recsys.errors import ConfigError, DataError
+from recsys.folders import whole_file
 
 _FORMAT = "recsys vectors"
 
@@ -69,17 +69,12 @@ class Vectors:
             raise ConfigError(
                 f"expected a file that ends in .parquet or .safetensors, got {target}."
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         metadata = {"format": _FORMAT, "metric": self.metric}
-        try:
+        with whole_file(target) as draft:
             if target.suffix == ".parquet":
                 self._write_parquet(draft, metadata)
             else:
                 save_file(self._tensors(), draft, metadata)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
         return target
 
     def _write_parquet(self, path: Path, metadata: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +27,10 @@ from torch import Tensor
 
 from recsys.embeddings.parts import TensorPart
 from recsys.errors import CheckpointError
+from recsys.folders import fingerprint, force
 from recsys.train.ranks import Ranks
 from recsys.train.shards import stored_tensors, write_parts
-from recsys.train.storage import Place, force, is_local, remove, upload, write_text
+from recsys.train.storage import Place, is_local, remove, upload, write_text
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -124,7 +124,7 @@ class CheckpointStore:
         with _explained(final):
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in list(self.directory.iterdir()):
-                if path.name.endswith(".partial"):
+                if ".partial" in path.name:
                     remove(path)
             for name in self._folders():
                 if not (self.directory / name / _MANIFEST).is_file():
@@ -364,17 +364,6 @@ def read_tensors(path: Place) -> dict[str, Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}.") from error
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file.
-
-    Args:
-        path: The file.
-    """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def _json(path: Place) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -139,15 +138,3 @@ def _flat(values: Any, place: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{place}.{key}" if place else key)
     return found
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON as a whole or not at all.
-
-    Args:
-        path: The file.
-        content: JSON values.
-    """
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(path)

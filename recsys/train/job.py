@@ -30,6 +30,7 @@ from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
 from recsys.fit_config import FitConfig
+from recsys.folders import whole_file, write_json
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots
@@ -37,7 +38,6 @@ from recsys.train.backend import attach_tables, is_meta, materialize
 from recsys.train.click_task import ClickTask
 from recsys.train.display import Show
 from recsys.train.environment import environment
-from recsys.train.folder import write_json
 from recsys.train.model_card import CardContent, write_card
 from recsys.train.optimizer import dense_parameters
 from recsys.train.phases import (
@@ -393,27 +393,30 @@ def save_predictions(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """
     if not evaluations:
         return
-    draft = path.with_name(f".{path.name}.partial")
     writer = None
-    for evaluation in evaluations:
-        found = evaluation.predictions
-        rows = len(found.labels)
-        columns: dict[str, Any] = {"split": pa.array([evaluation.name] * rows, pa.string())}
-        probabilities = found.probabilities
-        for number, task in enumerate(found.tasks):
-            end = "" if len(found.tasks) == 1 else f".{task}"
-            columns[f"label{end}"] = found.labels[:, number].astype("int8")
-            columns[f"probability{end}"] = probabilities[:, number]
-        if found.weights is not None:
-            columns["weight"] = found.weights
-        if found.groups is not None:
-            columns["group"] = found.groups
-        rows_table = pa.table(columns)
-        writer = writer or pyarrow.parquet.ParquetWriter(draft, rows_table.schema)
-        writer.write_table(rows_table)
-    assert writer is not None
-    writer.close()
-    draft.replace(path)
+    with whole_file(path) as draft:
+        for evaluation in evaluations:
+            rows_table = _predictions_table(evaluation)
+            writer = writer or pyarrow.parquet.ParquetWriter(draft, rows_table.schema)
+            writer.write_table(rows_table)
+        assert writer is not None
+        writer.close()
+
+
+def _predictions_table(evaluation: Evaluation) -> pa.Table:
+    found = evaluation.predictions
+    rows = len(found.labels)
+    columns: dict[str, Any] = {"split": pa.array([evaluation.name] * rows, pa.string())}
+    probabilities = found.probabilities
+    for number, task in enumerate(found.tasks):
+        end = "" if len(found.tasks) == 1 else f".{task}"
+        columns[f"label{end}"] = found.labels[:, number].astype("int8")
+        columns[f"probability{end}"] = probabilities[:, number]
+    if found.weights is not None:
+        columns["weight"] = found.weights
+    if found.groups is not None:
+        columns["group"] = found.groups
+    return pa.table(columns)
 
 
 def table_bytes(model: RecModel, tables: EmbeddingOptimizer | None, ranks: Ranks) -> dict[str, int]:

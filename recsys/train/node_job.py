@@ -23,6 +23,7 @@ from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.nodes import NodeEvaluation, evaluate_nodes
+from recsys.folders import whole_file, write_json
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.graph.node_batches import NodeLoader
 from recsys.node_config import NodeExperiment
@@ -31,7 +32,6 @@ from recsys.serving.classifier_folder import save_classifier
 from recsys.train.backend import attach_tables
 from recsys.train.display import Show
 from recsys.train.environment import environment
-from recsys.train.folder import write_json
 from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.node_card import NodeCard, write_node_card
 from recsys.train.node_plots import draw_nodes
@@ -195,6 +195,5 @@ def save_classes(path: Path, nodes: LabelledNodes, evaluations: Sequence[NodeEva
         for found in evaluations
     ]  # fmt: skip
     if tables:
-        draft = path.with_name(f".{path.name}.partial")
-        pq.write_table(pa.concat_tables(tables), draft)
-        draft.replace(path)
+        with whole_file(path) as draft:
+            pq.write_table(pa.concat_tables(tables), draft)

@@ -24,13 +24,13 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.ranking import RankingEvaluation, evaluate_ranking
 from recsys.evaluate.stored_ranking import options_of, seen_and_relevant
+from recsys.folders import write_json
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import InteractionSplits
 from recsys.serving.recommender_folder import save_recommender
 from recsys.train.backend import attach_tables
 from recsys.train.display import Show
 from recsys.train.environment import environment
-from recsys.train.folder import write_json
 from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.phases import phases_of
 from recsys.train.ranking_card import RankingCard, write_ranking_card

@@ -27,8 +27,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from recsys.cf_config import AnyKind, kind_of
 from recsys.errors import ConfigError, RecsysError, TrainingError
+from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
-from recsys.train.folder import locked, write_json
+from recsys.train.folder import locked
 from recsys.train.job import SeedResult
 from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run

@@ -23,9 +23,10 @@ from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import resolve_backend
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
+from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
 from recsys.train.display import Show
-from recsys.train.folder import check_free, locked, open_run, write_json
+from recsys.train.folder import check_free, locked, open_run
 from recsys.train.job import SeedJob, SeedResult, goal_of
 from recsys.train.launch import launch
 from recsys.train.node_job import NodeJob

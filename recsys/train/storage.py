@@ -9,7 +9,6 @@ Stability: caller
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import TypeAlias
 from upath import UPath
 
 from recsys.errors import CheckpointError, ConfigError, RecsysError
+from recsys.folders import whole_file
 
 Place: TypeAlias = Path | UPath
 """A folder or file, here or on storage."""
@@ -67,24 +67,8 @@ def write_text(place: Place, text: str) -> None:
     if not isinstance(place, Path):
         place.write_text(text)
         return
-    draft = place.with_name(f".{place.name}.partial")
-    draft.write_text(text)
-    force(draft)
-    draft.replace(place)
-    force(place.parent)
-
-
-def force(path: Path) -> None:
-    """Forces a file or folder to disk.
-
-    Args:
-        path: Of this machine.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with whole_file(place) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def upload(file: Path, target: Place) -> None:
@@ -95,10 +79,8 @@ def upload(file: Path, target: Place) -> None:
         target: Where to; folders on the way are made.
     """
     if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(file, draft)
-        draft.replace(target)
+        with whole_file(target) as draft:
+            shutil.copyfile(file, draft)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     target.fs.put_file(str(file), target.path)
@@ -171,10 +153,8 @@ class Mirror:
             for name, place in _files(self.storage):
                 target = self.folder / name
                 if name != _OWNER:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    draft = target.with_name(f".{target.name}.partial")
-                    draft.write_bytes(place.read_bytes())
-                    draft.replace(target)
+                    with whole_file(target) as draft:
+                        draft.write_bytes(place.read_bytes())
 
     def push(self) -> None:
         """Sends what has changed since the last time.

@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
+from recsys.folders import write_text
+
 
 class Tracker:
     """Appends one JSON object a line.
@@ -35,13 +37,10 @@ class Tracker:
         self._file = self._board = None
         if run_dir is None:
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / "metrics.jsonl"
         kept = [] if keep_until is None else read_metrics(run_dir)
         lines = [json.dumps(entry) for entry in kept if entry["step"] <= (keep_until or 0)]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in lines))
-        partial.replace(path)
+        write_text(path, "".join(f"{line}\n" for line in lines))
         self._file = path.open("a", buffering=1)
         if importlib.util.find_spec("tensorboard") is not None:
             writers = importlib.import_module("torch.utils.tensorboard")

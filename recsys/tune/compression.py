@@ -28,7 +28,7 @@ from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.compression.schemes import AnyScheme
 from recsys.embeddings.scheme import Dtype, Full, Scheme
 from recsys.errors import BudgetInfeasible, ConfigError, RecsysError, did_you_mean
-from recsys.train.folder import write_json
+from recsys.folders import write_json
 from recsys.train.launch import die_with_parent
 from recsys.tune.compression_cell import Cell, CellResult, train_cell
 from recsys.tune.experiment_kinds import prepared_folder, workload_of

@@ -16,7 +16,7 @@ import torch
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import TrainingError
-from recsys.train.folder import write_json
+from recsys.folders import write_json
 from recsys.train.run import RunOptions, RunResult, run
 from recsys.train.storage import remove
 from recsys.tune.experiment_kinds import prepared_folder, workload_of

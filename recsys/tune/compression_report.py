@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluate.evaluation import without_nan
+from recsys.folders import write_json, write_text
 from recsys.train import plots
-from recsys.train.folder import write_json
 from recsys.tune.compression import Comparison
 from recsys.tune.compression_cell import CellResult, title_of
 
@@ -276,7 +276,7 @@ def write_report(comparison: Comparison, budgets: Sequence[float]) -> list[Path]
     reasons = {i.label: i.reason for i in comparison.infeasible if i.reason}
     parts += [f"Left out: {label}: {reason}\n" for label, reason in reasons.items()]
     parts += [f"Failed: {name}: {why}" for name, why in comparison.failed.items()]
-    files[1].write_text("\n".join(parts) + "\n", encoding="utf-8")
+    write_text(files[1], "\n".join(parts) + "\n")
     content = {
         "full_bytes": comparison.full_bytes,
         "split": split,

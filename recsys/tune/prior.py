@@ -23,6 +23,7 @@ from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.embeddings.scheme import Dtype
 from recsys.errors import ConfigError, RecsysError
+from recsys.folders import write_json
 from recsys.serving.artefact import load_artefact
 from recsys.train.run import RunOptions, run
 from recsys.tune.cost import REASONS, Costs
@@ -207,7 +208,7 @@ def _scores(task: Task, say: Callable[[str], None]) -> dict[str, float]:
     model = load_artefact(folder).model
     assert isinstance(model, CTRModel) and result.prepared is not None
     scores = field_importance(model, result.prepared)
-    path.write_text(json.dumps(scores, indent=1))
+    write_json(path, scores)
     return scores
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from recsys.config_text import to_text
 from recsys.errors import ConfigError
 from recsys.evaluate.summary import text_table
+from recsys.folders import whole_file
 from recsys.train.model_card import table
 from recsys.tune.report_data import (
     Findings,
@@ -319,8 +320,6 @@ def _column(values: list[Any]) -> pa.Array:
 
 def _write(path: Path, content: bytes) -> Path:
     """As a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(content)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_bytes(content)
     return path

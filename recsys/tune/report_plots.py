@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recsys.folders import whole_file
 from recsys.train import plots
 from recsys.tune.halving import dominates, hypervolume, losses
 from recsys.tune.objectives import COSTS
@@ -34,13 +35,11 @@ def draw_study(findings: Findings, folder: Path) -> dict[str, Path]:
     """
     if not plots.available() or not findings.complete:
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Path] = {}
     for title, name, painter, size in _painters(findings):
         path = folder / f"{name}.png"
-        draft = folder / f".{name}.partial.png"
-        plots.draw(draft, painter, size)
-        draft.replace(path)
+        with whole_file(path) as draft:
+            plots.draw(draft, painter, size)
         found[title] = path
     return found
 

@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from recsys.errors import ConfigError, RecsysError
-from recsys.train.folder import write_json
+from recsys.folders import write_json
 from recsys.tune.experiment_kinds import parsed
 from recsys.tune.halving import first_front, losses
 from recsys.tune.samplers import Seeded, make_pruner

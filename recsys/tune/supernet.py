@@ -48,9 +48,10 @@ from recsys.embeddings.compression.opt_embed import OptEmbed
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.embeddings.scheme import Dtype, Full
 from recsys.errors import ConfigError
+from recsys.folders import write_json
 from recsys.train.backend import attach_tables
 from recsys.train.click_task import ClickTask
-from recsys.train.folder import locked, write_json
+from recsys.train.folder import locked
 from recsys.train.phases import phase_config
 from recsys.train.ranks import Ranks
 from recsys.train.state import seed_everything

@@ -22,6 +22,7 @@ from recsys.base import CTRModel
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.errors import DataError
+from recsys.folders import write_text
 from recsys.metrics.auc import auc
 from recsys.types import Batch, KeyedEmbeddings
 
@@ -151,7 +152,7 @@ class JudgedFile:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < len(lines):
-            path.write_text("".join(whole))
+            write_text(path, "".join(whole))
         for line in whole:
             one = json.loads(line)
             self._known[tuple(sorted(one["widths"].items()))] = one["auc"]

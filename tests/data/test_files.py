@@ -11,7 +11,6 @@ from recsys.data.files import (
     conversion_digest,
     fetch,
     find_file,
-    made_once,
     needed_path,
     read_copy,
     require,
@@ -51,38 +50,6 @@ def test_fetch_checks_what_it_gets(tmp_path):
     assert fetch("https://example.invalid/a.txt", checksum, tmp_path).read_text() == "content"
     with pytest.raises(DataError, match=r"example.invalid/b.txt could not be fetched.*set `path`"):
         fetch("https://example.invalid/b.txt", checksum, tmp_path)
-
-
-def test_made_once_is_all_or_nothing(tmp_path):
-    calls = []
-
-    def make(folder):
-        calls.append(folder)
-        (folder / "x").write_text("1")
-
-    final = made_once(tmp_path / "deep" / "made", make)
-    assert made_once(final, make) == final
-    assert len(calls) == 1 and (final / "x").read_text() == "1"
-
-    def broken(folder):
-        (folder / "x").write_text("1")
-        raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        made_once(tmp_path / "broken", broken)
-    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-
-
-def test_made_once_yields_to_another_process(tmp_path):
-    final = tmp_path / "made"
-
-    def slow(folder):
-        (folder / "x").write_text("mine")
-        final.mkdir()
-        (final / "x").write_text("theirs")
-
-    assert (made_once(final, slow) / "x").read_text() == "theirs"
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_conversion_digest_follows_files_and_options(tmp_path):

@@ -133,3 +133,5 @@ def test_other_versions_and_other_folders_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not overwritten"):
         index.save(tmp_path / "other")
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+    with pytest.raises(CheckpointError, match=r"txt is a file, not a folder, so there is no index"):
+        Index.load(tmp_path / "other" / "thesis.txt")

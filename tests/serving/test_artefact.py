@@ -231,6 +231,22 @@ def test_no_artefact_there(tmp_path: Path) -> None:
         load_artefact(tmp_path)
 
 
+def test_a_file_is_no_artefact(artefact: Path, model: LR, encoder: FeatureEncoder) -> None:
+    file = artefact / "model.safetensors"
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=r"safetensors is a file, not a folder, so there is "):
+        load_artefact(file)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is a file and is not overwrit"):
+        save_artefact(file, model, encoder)
+    assert file.read_bytes() == before
+
+
+def test_an_index_is_no_artefact(artefact: Path) -> None:
+    rewrite(artefact, format="recsys index")
+    with pytest.raises(CheckpointError, match=r"expected the format 'recsys model', got 'recsys i"):
+        load_artefact(artefact)
+
+
 def test_a_run_of_several_seeds_asks_which(artefact: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         shutil.copytree(artefact, tmp_path / "many" / f"seed-{seed}" / "model")

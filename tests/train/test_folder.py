@@ -6,7 +6,7 @@ import pytest
 
 from recsys.config import Experiment
 from recsys.errors import ConfigError
-from recsys.train.folder import locked, open_run, write_json
+from recsys.train.folder import locked, open_run
 
 
 def experiment(**train):
@@ -41,11 +41,3 @@ def test_resume_allows_more_of_the_same_only(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train"]["num_epochs"] == 5
     with pytest.raises(ConfigError, match=r"train\.batch_size was 4096, is 8\. Take the changes"):
         open_run(tmp_path, experiment(num_epochs=5, batch_size=8), resume=True)
-
-
-def test_json_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "result.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from recsys.config import Experiment, load
-from recsys.train.folder import write_json
+from recsys.folders import write_json
 from recsys.tune.report import report_text, write_report
 from recsys.tune.report_data import FEW, best_by_share, chosen, find, importances_of
 from recsys.tune.report_plots import growth
