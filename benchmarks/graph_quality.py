@@ -37,7 +37,6 @@ from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.evaluate.stored_ranking import seen_and_relevant
 from recsys.folders import write_json
-from recsys.graph.interaction_graph import InteractionGraph
 from recsys.train import plots
 from recsys.train.backend import attach_tables
 from recsys.train.job import table_bytes
@@ -140,8 +139,7 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path) -> None
     }  # fmt: skip
     dataset = experiment.dataset.build()
     splits = dataset.splits(ROOT / ".data")
-    graph = InteractionGraph.of(splits.train, dataset.knowledge(ROOT / ".data"),
-                                experiment.weighted)  # fmt: skip
+    graph = dataset.graph(splits.train, ROOT / ".data", experiment.weighted)
     found = seen_and_relevant(splits, judge)
     if found is None:
         raise ConfigError(f"there is no {judge} split.")

@@ -51,7 +51,7 @@ class BundleFolder(BundleDataset):
         config: Where the files are, and what to refuse.
 
     Raises:
-        DataError: From `splits`: files are missing, cut or malformed.
+        DataError: From `bundle_data`: files are missing, cut or malformed.
 
     Source:
         Ma et al., "CrossCBR", KDD 2022; the sets are of Cao et al. 2017 (NetEase), Chen et al. 2019
@@ -64,7 +64,7 @@ class BundleFolder(BundleDataset):
         ...                        "user_bundle_test": "1\t0\n", "bundle_item": "0\t0\n1\t1\n",
         ...                        "toy_data_size": "2\t2\t4\n"}.items():
         ...         _ = (Path(folder) / f"{name}.txt").write_text(text)
-        ...     data = BundleFolder(BundleFolder.Config(path=folder)).splits(Path(folder))
+        ...     data = BundleFolder(BundleFolder.Config(path=folder)).bundle_data(Path(folder))
         >>> data.num_items, data.report["items_without_bundle"], len(data.user_bundle.test)
         (4, 2, 1)
     """
@@ -84,7 +84,7 @@ class BundleFolder(BundleDataset):
 
     config: Config
 
-    def splits(self, cache_dir: Path) -> BundleData:
+    def bundle_data(self, cache_dir: Path) -> BundleData:
         """Reads the files."""
         del cache_dir
         path = needed_path(self.config.path, "A folder of bundles", _ADVICE)

@@ -56,7 +56,7 @@ class BundleRec(BundleDataset):
         config: Where the files are, and how to split.
 
     Raises:
-        DataError: From `splits`: files are missing, cut or malformed.
+        DataError: From `bundle_data`: files are missing, cut or malformed.
 
     Source:
         Sun et al., "Revisiting Bundle Recommendation: Datasets, Tasks, Challenges and Opportunities
@@ -76,7 +76,7 @@ class BundleRec(BundleDataset):
 
     config: Config
 
-    def splits(self, cache_dir: Path) -> BundleData:
+    def bundle_data(self, cache_dir: Path) -> BundleData:
         """Reads the files; users' bundles are split by session."""
         return self._read(cache_dir)[0]
 

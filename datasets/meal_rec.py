@@ -63,7 +63,7 @@ class MealRec(BundleDataset):
         config: Where the files are.
 
     Raises:
-        DataError: From `splits`: files are missing, cut or malformed.
+        DataError: From `bundle_data`: files are missing, cut or malformed.
 
     Source:
         Li et al., "MealRec+: A Meal Recommendation Dataset with Meal-Course Affiliation for
@@ -87,7 +87,7 @@ class MealRec(BundleDataset):
 
     config: Config
 
-    def splits(self, cache_dir: Path) -> BundleData:
+    def bundle_data(self, cache_dir: Path) -> BundleData:
         """Reads the files."""
         del cache_dir
         path = Path(needed_path(self.config.path, "MealRec+", _ADVICE)).expanduser()

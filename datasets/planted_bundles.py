@@ -36,7 +36,7 @@ class PlantedBundles(BundleDataset):
 
     Example:
         >>> data = PlantedBundles(PlantedBundles.Config(num_users=40, num_bundles=60))
-        >>> made = data.splits(Path("anywhere"))
+        >>> made = data.bundle_data(Path("anywhere"))
         >>> made.num_bundles, made.report["empty_bundles"], data.oracle(np.array([0])).shape
         (60, 0, (1, 60))
     """
@@ -51,7 +51,7 @@ class PlantedBundles(BundleDataset):
 
     config: Config
 
-    def splits(self, cache_dir: Path) -> BundleData:
+    def bundle_data(self, cache_dir: Path) -> BundleData:
         """Made at every call; nothing is written."""
         del cache_dir
         truth, config = self._truth(), self.config

@@ -53,19 +53,28 @@ class CFModel(RecModel, abc.ABC):
 
     needs_knowledge: bool = False
     """Whether the graph must have a knowledge graph."""
+    needs_contents: bool = False
+    """Whether the items must be bundles of which the graph knows the contents."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
-        super().__init__(config, self.schema_of(graph))
+        super().__init__(config, self.schema_of(config, graph))
         self.graph = graph
 
     @classmethod
-    def schema_of(cls, graph: InteractionGraph) -> Schema:
+    def schema_of(cls, config: Config, graph: InteractionGraph) -> Schema:
         """Features and rows of the tables; models with more kinds of nodes add theirs.
 
         Args:
+            config: Of the model.
             graph: To learn from.
         """
+        del config
         return graph.schema
+
+    @property
+    def knows_unseen_items(self) -> bool:
+        """Whether more than a start value is known of items that nobody has in training."""
+        return self.graph.knowledge is not None
 
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:
@@ -578,7 +587,7 @@ class EmbeddingModel(CFModel):
         vectors = functional.normalize(self.vectors()[1], dim=1)
         with torch.inference_mode():
             found = (vectors[items] @ vectors.T).cpu()
-            if self.graph.knowledge is None:  # nothing has moved the vector of an unseen item
+            if not self.knows_unseen_items:
                 found[:, self.graph.item_degrees() == 0] = -torch.inf
         return found
 

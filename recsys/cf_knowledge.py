@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recsys.cf import CFModel
 from recsys.cf_graph import RankedPairModel
 from recsys.embeddings.scheme import Full
 from recsys.errors import ConfigError
@@ -47,9 +48,9 @@ class KnowledgeModel(RankedPairModel):
         self.knowledge = CollaborativeKnowledge.of(graph)
 
     @classmethod
-    def schema_of(cls, graph: InteractionGraph) -> Schema:
+    def schema_of(cls, config: CFModel.Config, graph: InteractionGraph) -> Schema:
         """See `CFModel`: a table of the entities that are no items, if there are any."""
-        schema = graph.schema
+        schema = super().schema_of(config, graph)
         others = len(checked_knowledge(graph).entities) - graph.num_items
         if not others:
             return schema

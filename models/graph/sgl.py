@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from recsys.cf_contrast import ContrastiveModel
+from recsys.graph.epoch_loader import generator_of
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.propagation import Adjacency
 from recsys.types import PairBatch
@@ -79,8 +79,7 @@ class SGL(ContrastiveModel):
         """The two views of the epoch, drawn when they are first asked for."""
         if self._views is None:
             epoch, seed = self._epoch
-            words = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+            generator = generator_of(seed, epoch)
             self._views = self._view(generator), self._view(generator)
         return self._views
 

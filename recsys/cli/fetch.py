@@ -63,8 +63,8 @@ def _kind(path: str) -> _Kind:
     from recsys.set_config import AspectDatasetBlock, BundleDatasetBlock, ConceptDatasetBlock
 
     kinds = (
-        (InteractionDatasetBlock, _interactions),
         (BundleDatasetBlock, _bundles),
+        (InteractionDatasetBlock, _interactions),
         (AspectDatasetBlock, _aspects),
         (ConceptDatasetBlock, _concepts),
         (NodeDatasetBlock, _nodes),
@@ -127,7 +127,7 @@ def _nodes(path: str, built: NodeDataset, cache_dir: Path) -> None:
 
 def _bundles(path: str, built: BundleDataset, cache_dir: Path) -> None:
     """Users, bundles, items and splits, and what was left out."""
-    data = built.splits(cache_dir)
+    data = built.bundle_data(cache_dir)
     _origin(path, built)
     click.echo(
         f"  {data.num_users:,} users, {data.num_bundles:,} bundles, {data.num_items:,} items; "

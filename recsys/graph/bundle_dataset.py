@@ -1,5 +1,8 @@
 """The base of every data set of bundles.
 
+It is a data set of interactions too: of users with bundles. So whatever recommends items from pairs
+recommends bundles from it, and models that look into bundles find the contents in the graph.
+
 Stability: caller
 """
 
@@ -9,15 +12,17 @@ import abc
 import dataclasses
 from pathlib import Path
 
-from recsys.data.any_dataset import AnyDataset
 from recsys.graph.bundle_completion import BundleCompletion, CompletionRule, split_completion
 from recsys.graph.bundles import BundleData
+from recsys.graph.dataset import InteractionDataset
+from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.interactions import Interactions, InteractionSplits
 
 
-class BundleDataset(AnyDataset, abc.ABC):
+class BundleDataset(InteractionDataset, abc.ABC):
     """One data set of bundles. See `AnyDataset`."""
 
-    class Config(AnyDataset.Config):
+    class Config(InteractionDataset.Config):
         """Options of the data set."""
 
         completion: CompletionRule = CompletionRule()
@@ -28,7 +33,7 @@ class BundleDataset(AnyDataset, abc.ABC):
         self.config = config
 
     @abc.abstractmethod
-    def splits(self, cache_dir: Path) -> BundleData:
+    def bundle_data(self, cache_dir: Path) -> BundleData:
         """Users, bundles and items, the pairs of users and bundles split; the same at every call.
 
         Args:
@@ -38,17 +43,36 @@ class BundleDataset(AnyDataset, abc.ABC):
             DataError: Files are missing (the text says where to get them), cut or malformed.
         """
 
+    def splits(self, cache_dir: Path) -> InteractionSplits:
+        """Who took which bundle: the items of these interactions are the bundles.
+
+        Args:
+            cache_dir: As for `bundle_data`.
+
+        Raises:
+            DataError: As `bundle_data`.
+        """
+        data = self.bundle_data(cache_dir)
+        return dataclasses.replace(data.user_bundle, report=data.report)
+
+    def graph(
+        self, train: Interactions, cache_dir: Path, weighted: bool = False
+    ) -> InteractionGraph:
+        """The graph of users and bundles, with the contents of the bundles. See the base."""
+        contents = self.bundle_data(cache_dir).contents
+        return InteractionGraph.of(train, None, weighted, contents)
+
     def completion(self, cache_dir: Path) -> BundleCompletion:
         """Bundles to learn from and bundles to complete; the same at every call.
 
         Args:
-            cache_dir: As for `splits`.
+            cache_dir: As for `bundle_data`.
 
         Raises:
             ConfigError: Shares leave nothing to learn from.
-            DataError: As `splits`.
+            DataError: As `bundle_data`.
         """
-        data = self.splits(cache_dir)
+        data = self.bundle_data(cache_dir)
         return dataclasses.replace(
             split_completion(data.bundles, self.config.completion), user_item=data.user_item,
             item_texts=data.item_texts, item_categories=data.item_categories,

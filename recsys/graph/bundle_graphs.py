@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from recsys.errors import DataError
-from recsys.graph.bundles import BundleData
+from recsys.errors import ConfigError, DataError
+from recsys.graph.bundles import BundleContents, BundleData
+from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.propagation import Adjacency, Norm
 
 CONTAINS = ("bundle", "contains", "item")
@@ -65,22 +67,42 @@ class BundleGraphs:
         Args:
             data: Held-out pairs of it are no edges.
         """
-        train, alone, bundles = data.user_bundle.train, data.user_item, data.bundles
+        train = data.user_bundle.train
+        return cls._of(data.num_users, np.stack([train.user, train.item]), data.contents)
+
+    @classmethod
+    def of_graph(cls, graph: InteractionGraph) -> BundleGraphs:
+        """The pairs of a graph whose items are bundles.
+
+        Args:
+            graph: With its ``contents``.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        pairs = torch.stack([graph.user, graph.item]).cpu().numpy()
+        return cls._of(graph.num_users, pairs, checked_contents(graph))
+
+    @classmethod
+    def _of(cls, num_users: int, pairs: np.ndarray, contents: BundleContents) -> BundleGraphs:
+        bundles, alone = contents.bundles, contents.user_item
         none = np.zeros((2, 0), np.int64)
         user_item = none if alone is None else np.stack([alone.user, alone.item])
         return cls(
-            data.num_users, data.num_bundles, data.num_items,
-            _edges(np.stack([train.user, train.item])),
+            num_users, bundles.num_bundles, bundles.num_items, _edges(pairs),
             _edges(np.stack([bundles.bundle, bundles.item])), _edges(user_item),
         )  # fmt: skip
 
-    def square(self, first: str, second: str, norm: Norm = "sym") -> Adjacency:
+    def square(
+        self, first: str, second: str, norm: Norm = "sym", self_loops: bool = False
+    ) -> Adjacency:
         """Two kinds of nodes as one graph, those of ``first`` first, edges in both directions.
 
         Args:
             first: ``user`` or ``bundle``.
             second: ``bundle`` or ``item``.
             norm: See `recsys.graph.propagation.Adjacency`.
+            self_loops: Whether every node has itself as a neighbour.
 
         Raises:
             DataError: There are no such pairs.
@@ -96,8 +118,23 @@ class BundleGraphs:
         row, col = edges[0], edges[1] + counts[first]
         nodes = counts[first] + counts[second]
         return Adjacency.from_edges(
-            torch.cat([row, col]), torch.cat([col, row]), nodes, nodes, None, norm
+            torch.cat([row, col]), torch.cat([col, row]), nodes, nodes, None, norm, self_loops
         )
+
+    def overlaps(self) -> tuple[Tensor, Tensor]:
+        """Pairs of bundles that share items, and the cosine of their contents.
+
+        Returns:
+            Both ends of every pair, (2, P) int64, a bundle with itself too; and the cosines, (P,)
+            float32, all above 0.
+        """
+        bundle, item = self.bundle_item.numpy()
+        length = np.bincount(bundle, minlength=self.num_bundles).astype(np.float32) ** -0.5
+        shape = self.num_bundles, self.num_items
+        content = csr_array((length[bundle], (bundle, item)), shape=shape)
+        found = (content @ content.T).tocoo()
+        ends = torch.from_numpy(np.stack(found.coords).astype(np.int64))
+        return ends, torch.from_numpy(found.data.astype(np.float32))
 
     def to_bundles(self, norm: Norm = "row") -> Adjacency:
         """From rows of items to rows of bundles: with ``row`` the mean of a bundle's items.
@@ -116,6 +153,24 @@ class BundleGraphs:
         """
         user, item = self.user_item
         return Adjacency.from_edges(user, item, self.num_users, self.num_items, None, norm)
+
+
+def checked_contents(graph: InteractionGraph) -> BundleContents:
+    """What is in the bundles that are the items of a graph.
+
+    Args:
+        graph: To look into.
+
+    Raises:
+        ConfigError: Its items are no bundles.
+    """
+    if graph.contents is None:
+        raise ConfigError(
+            "the model looks into bundles, and the items of this data are none. Set `dataset` to a "
+            "data set of bundles (planted_bundles, bundle_folder, meal_rec, bundle_rec), or give "
+            "InteractionGraph its `contents`."
+        )
+    return graph.contents
 
 
 def bundles_to_pyg(data: BundleData) -> HeteroData:

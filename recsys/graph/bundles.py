@@ -139,6 +139,26 @@ class Bundles:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class BundleContents:
+    """What a model of users and bundles may know beside their pairs.
+
+    Args:
+        bundles: What is in the bundles.
+        user_item: Who took which item by itself; None where that is not known.
+
+    Raises:
+        DataError: The two are about different items.
+    """
+
+    bundles: Bundles
+    user_item: Interactions | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_item is not None:
+            _same(self.user_item.items, self.bundles.items, "user_item", "items")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class BundleData:
     """Users, bundles and items, and the three kinds of pairs between them.
 
@@ -209,6 +229,11 @@ class BundleData:
     def items(self) -> Names:
         """Ids of the items."""
         return self.bundles.items
+
+    @property
+    def contents(self) -> BundleContents:
+        """What is known beside the pairs of users and bundles."""
+        return BundleContents(self.bundles, self.user_item)
 
     @property
     def num_users(self) -> int:

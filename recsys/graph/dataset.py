@@ -9,7 +9,8 @@ import abc
 from pathlib import Path
 
 from recsys.data.any_dataset import AnyDataset
-from recsys.graph.interactions import InteractionSplits
+from recsys.graph.interaction_graph import InteractionGraph
+from recsys.graph.interactions import Interactions, InteractionSplits
 from recsys.graph.knowledge import KnowledgeGraph
 
 
@@ -38,3 +39,18 @@ class InteractionDataset(AnyDataset, abc.ABC):
         """
         del cache_dir
         return None
+
+    def graph(
+        self, train: Interactions, cache_dir: Path, weighted: bool = False
+    ) -> InteractionGraph:
+        """The graph of training pairs, with what is known about their items.
+
+        Args:
+            train: Of `splits`.
+            cache_dir: As for `splits`.
+            weighted: Whether edges have the weights of the pairs; else all 1.
+
+        Raises:
+            DataError: As `splits`, or there is no pair.
+        """
+        return InteractionGraph.of(train, self.knowledge(cache_dir), weighted)

@@ -116,8 +116,7 @@ class EpochLoader(abc.ABC, Generic[B]):
         Args:
             place: Numbers from 0.
         """
-        words = np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+        return generator_of(self.seed, *place)
 
     # -------------------------------------------------------------------------------- position
 
@@ -151,6 +150,16 @@ class EpochLoader(abc.ABC, Generic[B]):
                     f"{name}={mine!r}. Resume with the same data and options, or start anew."
                 )
         self._epoch, self._done, self._resumes = int(state["epoch"]), int(state[self.unit]), True
+
+
+def generator_of(*place: int) -> torch.Generator:
+    """A generator whose draws depend on some numbers alone, say a seed and an epoch.
+
+    Args:
+        place: Numbers from 0.
+    """
+    words = np.random.SeedSequence(place).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
 class InTurn:

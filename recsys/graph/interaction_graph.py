@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys.errors import DataError
+from recsys.graph.bundles import BundleContents
 from recsys.graph.interactions import Interactions
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.schema import OOV_INDEX, Categorical, Label, Schema
@@ -23,9 +24,10 @@ FIRST_INDEX = OOV_INDEX + 1
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class InteractionGraph:
-    """Users and items as nodes, training pairs as edges, with a knowledge graph if there is one.
+    """Users and items as nodes, training pairs as edges, with what is known about the items.
 
-    Nodes are numbered users first: item i is node ``num_users + i``.
+    Nodes are numbered users first: item i is node ``num_users + i``. Where bundles are recommended
+    they are the items here, and ``contents`` says what is in them.
 
     Args:
         num_users: U, also those without an edge.
@@ -34,13 +36,14 @@ class InteractionGraph:
         item: Its item, rising within a user.
         weight: Of every edge, or None for all 1.
         knowledge: What is known about items, or None.
+        contents: What is in the items, which are bundles, or None.
 
     Shape:
         - user, item: (E,) int64
         - weight: (E,) float32
 
     Raises:
-        DataError: There is no edge.
+        DataError: There is no edge, or the contents are of other users or bundles.
 
     Example:
         >>> graph = InteractionGraph(2, 3, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 2]))
@@ -56,14 +59,28 @@ class InteractionGraph:
     item: Tensor
     weight: Tensor | None = None
     knowledge: KnowledgeGraph | None = None
+    contents: BundleContents | None = None
 
     def __post_init__(self) -> None:
         if len(self.user) == 0:
             raise DataError("the graph has no edge: expected at least one training interaction.")
+        if self.contents is not None:
+            alone = self.contents.user_item
+            users = self.num_users if alone is None else alone.num_users
+            found = users, self.contents.bundles.num_bundles
+            if found != (self.num_users, self.num_items):
+                raise DataError(
+                    f"contents: expected {self.num_users:,} users and {self.num_items:,} bundles, "
+                    f"as in the training pairs, got {found[0]:,} and {found[1]:,}."
+                )
 
     @classmethod
     def of(
-        cls, train: Interactions, knowledge: KnowledgeGraph | None = None, weighted: bool = False
+        cls,
+        train: Interactions,
+        knowledge: KnowledgeGraph | None = None,
+        weighted: bool = False,
+        contents: BundleContents | None = None,
     ) -> InteractionGraph:
         """The graph of the training interactions.
 
@@ -71,9 +88,11 @@ class InteractionGraph:
             train: Pairs to learn from.
             knowledge: About their items.
             weighted: Whether edges have the weights of the pairs; else all 1.
+            contents: Of the items, where those are bundles.
 
         Raises:
-            DataError: There is none, or weights are asked for and there are none.
+            DataError: There is none, weights are asked for and there are none, or the contents are
+                of other users or bundles.
         """
         weight = None
         if weighted:
@@ -82,7 +101,7 @@ class InteractionGraph:
             weight = torch.from_numpy(train.weight.astype(np.float32))
         return cls(
             train.num_users, train.num_items, torch.from_numpy(train.user.astype(np.int64)),
-            torch.from_numpy(train.item.astype(np.int64)), weight, knowledge,
+            torch.from_numpy(train.item.astype(np.int64)), weight, knowledge, contents,
         )  # fmt: skip
 
     @property

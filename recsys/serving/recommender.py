@@ -453,7 +453,7 @@ class Recommender:
     def _items(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Numbers of items of which something is known."""
         numbers = self.items.require(self._asked(items), "item")
-        if self.model.graph.knowledge is None:
+        if not self.model.knows_unseen_items:
             empty = self._degrees.numpy()[numbers] == 0
             if empty.any():
                 item = self.items.values[numbers[empty]].tolist()[0]

@@ -7,6 +7,7 @@
     train.parquet          the pairs that the model was built from: user, item, weight
     seen.parquet           pairs of other splits, which are left out of recommendations too
     knowledge/             the knowledge graph, if there is one
+    contents/              what is in the items, where they are bundles
     vectors.safetensors    final vectors of users and items, for models that have them
 
 Stability: caller
@@ -30,6 +31,7 @@ from recsys.cf import CFModel, EmbeddingModel
 from recsys.config import class_path
 from recsys.config_problems import describe
 from recsys.errors import CheckpointError, RecsysError
+from recsys.graph.bundles import BundleContents, Bundles
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
@@ -49,7 +51,8 @@ from recsys.serving.weights_file import write_weights
 
 VECTORS = "vectors.safetensors"
 _ITEMS, _TRAIN, _SEEN = "items.parquet", "train.parquet", "seen.parquet"
-_KNOWLEDGE = "knowledge"
+_KNOWLEDGE, _CONTENTS = "knowledge", "contents"
+_PAIRS = "pairs.parquet"
 
 
 class Stored(NamedTuple):
@@ -99,6 +102,8 @@ def save_recommender(
         _write_pairs(draft / _SEEN, others, False)
         if model.graph.knowledge is not None:
             _write_knowledge(draft / _KNOWLEDGE, model.graph.knowledge)
+        if model.graph.contents is not None:
+            _write_contents(draft / _CONTENTS, model.graph.contents)
         if isinstance(model, EmbeddingModel):
             users, items = model.vectors()
             vectors = {"user": users.clone().contiguous(), "item": items.clone().contiguous()}
@@ -138,7 +143,7 @@ def load_recommender(
             f"  {problems}"
         ) from None
     try:
-        train, seen, graph = _read_graph(folder)
+        train, seen, graph = _read_graph(folder, manifest["files"])
         model = cast(Any, cls)(config, graph)
     except RecsysError as error:
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
@@ -156,7 +161,9 @@ def load_recommender(
     return Stored(model, train, seen, manifest["metadata"])
 
 
-def _read_graph(folder: Path) -> tuple[Interactions, Interactions, InteractionGraph]:
+def _read_graph(
+    folder: Path, files: Mapping[str, str]
+) -> tuple[Interactions, Interactions, InteractionGraph]:
     """What the model was built from, all that was seen, and the graph."""
     users, items = (
         Names(pq.read_table(folder / name)["id"].to_numpy()) for name in (USERS, _ITEMS)
@@ -164,7 +171,12 @@ def _read_graph(folder: Path) -> tuple[Interactions, Interactions, InteractionGr
     train = _read_pairs(folder / _TRAIN, users, items)
     seen = train.union(_read_pairs(folder / _SEEN, users, items))
     knowledge = _read_knowledge(folder / _KNOWLEDGE) if (folder / _KNOWLEDGE).is_dir() else None
-    return train, seen, InteractionGraph.of(train, knowledge, weighted=train.weight is not None)
+    contents = None
+    if f"{_CONTENTS}/{_ITEMS}" in files:
+        has_pairs = f"{_CONTENTS}/{_TRAIN}" in files
+        contents = _read_contents(folder / _CONTENTS, users, items, has_pairs)
+    weighted = train.weight is not None
+    return train, seen, InteractionGraph.of(train, knowledge, weighted, contents)
 
 
 def _write_pairs(path: Path, parts: Sequence[Interactions], weighted: bool) -> None:
@@ -207,3 +219,22 @@ def _read_knowledge(folder: Path) -> KnowledgeGraph:
         num_items=int((relations.schema.metadata or {})[b"num_items"]),
         **{name: triples[name].to_numpy().copy() for name in ("head", "relation", "tail")},
     )
+
+
+def _write_contents(folder: Path, contents: BundleContents) -> None:
+    """Ids of the items of bundles, what is in which bundle, and who took which item."""
+    folder.mkdir()
+    ids = pa.array(contents.bundles.items.values)
+    pq.write_table(pa.table({"id": ids}), folder / _ITEMS)
+    pairs = {name: getattr(contents.bundles, name).astype(np.int32) for name in ("bundle", "item")}
+    pq.write_table(pa.table(pairs), folder / _PAIRS, compression="zstd")
+    if contents.user_item is not None:
+        _write_pairs(folder / _TRAIN, [contents.user_item], False)
+
+
+def _read_contents(folder: Path, users: Names, bundles: Names, has_pairs: bool) -> BundleContents:
+    items = Names(pq.read_table(folder / _ITEMS)["id"].to_numpy())
+    table = pq.read_table(folder / _PAIRS)
+    bundle, item = (table[name].to_numpy().astype(np.int64) for name in ("bundle", "item"))
+    alone = _read_pairs(folder / _TRAIN, users, items) if has_pairs else None
+    return BundleContents(Bundles(bundles, items, bundle, item), alone)

@@ -34,7 +34,7 @@ class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
     def test_splits_are_stable(self, tmp_path: Path) -> None:
         """Asking twice gives the same pairs with the same numbers."""
         data, cache = self.made(tmp_path), tmp_path / "cache"
-        first, second = data.splits(cache), data.splits(cache)
+        first, second = data.bundle_data(cache), data.bundle_data(cache)
         assert first.report == second.report and first.item_texts == second.item_texts
         np.testing.assert_array_equal(first.bundles.keys, second.bundles.keys)
         np.testing.assert_array_equal(first.items.values, second.items.values)
@@ -43,7 +43,7 @@ class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
 
     def test_splits_have_the_right_counts_and_share_nothing(self, tmp_path: Path) -> None:
         """No pair of a user and a bundle is lost or in two splits."""
-        splits = self.made(tmp_path).splits(tmp_path / "cache").user_bundle
+        splits = self.made(tmp_path).splits(tmp_path / "cache")
         assert {name: len(split) for name, split in splits.items()} == self.counts
         keys = np.concatenate([split.keys for _, split in splits.items()])
         assert len(np.unique(keys)) == len(keys)
@@ -51,7 +51,8 @@ class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
     def test_bundles_to_complete_share_no_bundle(self, tmp_path: Path) -> None:
         """Splits are disjoint and stable; given and asked items are the bundle's."""
         data, cache = self.made(tmp_path), tmp_path / "cache"
-        whole, found, again = (data.splits(cache), data.completion(cache), data.completion(cache))
+        whole = data.bundle_data(cache)
+        found, again = data.completion(cache), data.completion(cache)
         ids = [found.train.bundles.values]
         for name, part in found.held_out():
             ids.append(part.given.bundles.values)
@@ -65,9 +66,20 @@ class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
         assert len(np.unique(together)) == len(together) > 0
         assert len(together) + found.report["bundles_of_one_item"] == whole.num_bundles
 
+    def test_users_and_bundles_are_a_graph_with_contents(self, tmp_path: Path) -> None:
+        """What recommends items from pairs recommends bundles; the contents travel along."""
+        data, cache = self.made(tmp_path), tmp_path / "cache"
+        whole, splits = data.bundle_data(cache), data.splits(cache)
+        graph = data.graph(splits.train, cache)
+        assert (graph.num_users, graph.num_items) == (whole.num_users, whole.num_bundles)
+        assert graph.num_edges == self.counts["train"] and splits.report == whole.report
+        assert graph.contents is not None
+        np.testing.assert_array_equal(graph.contents.bundles.keys, whole.bundles.keys)
+        assert (graph.contents.user_item is None) == (whole.user_item is None)
+
     def test_it_becomes_an_object_of_pyg(self, tmp_path: Path) -> None:
         """With training pairs and contents as edges."""
-        data = self.made(tmp_path).splits(tmp_path / "cache")
+        data = self.made(tmp_path).bundle_data(tmp_path / "cache")
         found: Any = bundles_to_pyg(data)
         assert found.validate()
         assert found["user", "takes", "bundle"].num_edges == self.counts["train"]

@@ -140,8 +140,7 @@ class RankingJob:
                 f"{self.experiment.dataset.class_path}: the training split has no interaction. "
                 "Lower the k-core or the share of validation and test."
             )
-        knowledge = dataset.knowledge(self.cache_dir)
-        graph = InteractionGraph.of(splits.train, knowledge, self.experiment.weighted)
+        graph = dataset.graph(splits.train, self.cache_dir, self.experiment.weighted)
         self._say_data(splits)
         return splits, graph
 

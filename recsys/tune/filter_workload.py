@@ -19,10 +19,9 @@ from recsys.embeddings.scheme import Dtype, Scheme
 from recsys.errors import ConfigError, DataError
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking
 from recsys.evaluate.stored_ranking import seen_and_relevant
-from recsys.graph.interaction_graph import InteractionGraph
 from recsys.serving.freeze import freeze_model
 from recsys.serving.recommender_folder import load_recommender
-from recsys.train.ranking_job import check_phases
+from recsys.train.graph_job import check_phases
 from recsys.tune.workload import Judged, Workload, served_bytes
 
 
@@ -48,8 +47,7 @@ class FilterWorkload(Workload):
                 f"{len(self._splits.valid or ()):,} to choose by. Give `dataset.split` a share of "
                 "`valid`."
             )
-        knowledge = dataset.knowledge(cache_dir)
-        self._graph = InteractionGraph.of(self._splits.train, knowledge, experiment.weighted)
+        self._graph = dataset.graph(self._splits.train, cache_dir, experiment.weighted)
 
     @property
     def has_tables(self) -> bool:

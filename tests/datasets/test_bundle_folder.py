@@ -32,7 +32,7 @@ class TestBundleFolder(BundleDatasetConformance):
 
 
 def test_sizes_and_counts(tmp_path):
-    data = BundleFolder(write(tmp_path)).splits(tmp_path)
+    data = BundleFolder(write(tmp_path)).bundle_data(tmp_path)
     assert (data.num_users, data.num_bundles, data.num_items) == (4, 10, 12)
     assert data.report["items_without_bundle"] == 2
     assert data.report["bundles_without_train_users"] == 5
@@ -43,24 +43,24 @@ def test_sizes_and_counts(tmp_path):
 def test_count_json_is_a_size_file_too(tmp_path):
     config = write(tmp_path, Toy_data_size=None)
     (tmp_path / "count.json").write_text('{"#U": 5, "#B": 10, "#I": 13}')
-    assert BundleFolder(config).splits(tmp_path).num_items == 13
+    assert BundleFolder(config).bundle_data(tmp_path).num_items == 13
     (tmp_path / "count.json").write_text('{"#U": 5}')
     with pytest.raises(DataError, match="expected an object with the numbers #U, #B and #I"):
-        BundleFolder(config).splits(tmp_path)
+        BundleFolder(config).bundle_data(tmp_path)
     (tmp_path / "count.json").write_text('{"#U": 5, "#B": "x", "#I": 13}')
     with pytest.raises(DataError, match="expected numbers above 0"):
-        BundleFolder(config).splits(tmp_path)
+        BundleFolder(config).bundle_data(tmp_path)
 
 
 def test_without_sizes_ids_are_those_that_occur(tmp_path):
-    data = BundleFolder(write(tmp_path, Toy_data_size=None, user_item=None)).splits(tmp_path)
+    data = BundleFolder(write(tmp_path, Toy_data_size=None, user_item=None)).bundle_data(tmp_path)
     assert (data.num_users, data.num_items, data.user_item) == (3, 10, None)
 
 
 def test_validation_is_cut_where_no_file_came(tmp_path):
     config = write(tmp_path, user_bundle_tune=None, user_bundle_train="0 0\n0 1\n0 2\n0 3\n0 4\n")
     config = config.model_copy(update={"split": type(config.split)(valid=0.2)})
-    data = BundleFolder(config).splits(tmp_path)
+    data = BundleFolder(config).bundle_data(tmp_path)
     assert [len(split) for _, split in data.user_bundle.items()] == [4, 1, 2]
 
 
@@ -79,7 +79,7 @@ def test_validation_is_cut_where_no_file_came(tmp_path):
 )
 def test_what_is_refused(tmp_path, files, text):
     with pytest.raises(DataError, match=text):
-        BundleFolder(write(tmp_path, **files)).splits(tmp_path)
+        BundleFolder(write(tmp_path, **files)).bundle_data(tmp_path)
 
 
 def test_faults_can_be_left_out(tmp_path):
@@ -87,7 +87,7 @@ def test_faults_can_be_left_out(tmp_path):
     config = config.model_copy(
         update={"cleaning": type(config.cleaning)(empty="drop", unknown="drop")}
     )
-    data = BundleFolder(config).splits(tmp_path)
+    data = BundleFolder(config).bundle_data(tmp_path)
     assert data.report["empty_bundles"] == 1 and data.report["unknown_rows"] == 2
     assert data.num_bundles == 10 and data.report["bundles_of_one_item"] == 2
 
@@ -95,4 +95,4 @@ def test_faults_can_be_left_out(tmp_path):
 def test_two_size_files(tmp_path):
     config = write(tmp_path, Other_data_size="1 1 1\n")
     with pytest.raises(DataError, match="expected one size file"):
-        BundleFolder(config).splits(tmp_path)
+        BundleFolder(config).bundle_data(tmp_path)

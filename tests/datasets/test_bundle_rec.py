@@ -40,7 +40,7 @@ class TestBundleRec(BundleDatasetConformance):
 
 def test_nothing_of_held_out_sessions_is_told(tmp_path):
     data = BundleRec(write(tmp_path))
-    found, made = data.completion(tmp_path), data.splits(tmp_path)
+    found, made = data.completion(tmp_path), data.bundle_data(tmp_path)
     held = np.concatenate([part.given.bundles.values for _, part in found.held_out()])
     assert len(held) == 6 and set((held // 2).tolist()).isdisjoint(made.user_item.user.tolist())
     assert made.report["pairs_of_held_out_sessions"] == 12 and len(made.user_item) == 28
@@ -52,7 +52,7 @@ def test_nothing_of_held_out_sessions_is_told(tmp_path):
 
 
 def test_texts_and_categories(tmp_path):
-    data = BundleRec(write(tmp_path)).splits(tmp_path)
+    data = BundleRec(write(tmp_path)).bundle_data(tmp_path)
     assert data.item_texts[3] == 'A, "3"' and data.bundle_texts[19] == "want 19"
     assert data.item_categories[3] == ("All", "Part 1", "Rest")
 
@@ -73,16 +73,16 @@ def test_texts_and_categories(tmp_path):
 )
 def test_what_is_refused(tmp_path, name, content, text):
     with pytest.raises(DataError, match=text):
-        BundleRec(write(tmp_path, **{name: content})).splits(tmp_path)
+        BundleRec(write(tmp_path, **{name: content})).bundle_data(tmp_path)
     categories = "item ID,categories\n" + "".join(f"{i},x\n" for i in range(40))
     with pytest.raises(DataError, match=r"expected categories as \[\[A,B\],\[C\]\], got 'x'"):
-        BundleRec(write(tmp_path, item_categories=categories)).splits(tmp_path)
+        BundleRec(write(tmp_path, item_categories=categories)).bundle_data(tmp_path)
 
 
 def test_the_real_pack(tmp_path):
     path = str(shared_pack("bundlerec_electronic", "bundlerec_electronic"))
     data = BundleRec(BundleRec.Config(path=path))
-    made, found = data.splits(tmp_path), data.completion(tmp_path)
+    made, found = data.bundle_data(tmp_path), data.completion(tmp_path)
     assert (made.num_users, made.num_items, made.num_bundles) == (888, 3499, 1750)
     assert len(made.bundles.item) == 6165 and made.bundles.sizes().mean() == pytest.approx(
         3.52, abs=0.005

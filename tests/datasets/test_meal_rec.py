@@ -38,19 +38,19 @@ class TestMealRec(BundleDatasetConformance):
 
 def test_courses_that_only_held_out_meals_explain_are_left_out(tmp_path):
     config = write(tmp_path)
-    data = MealRec(config).splits(tmp_path)
+    data = MealRec(config).bundle_data(tmp_path)
     # User 0: course 3 is of held-out meal 2; 0 and 13 are of training meals too, 14 of no meal.
     # User 1: 4 and 5 are of held-out meals 3 and 4.
     pairs = list(zip(data.user_item.user.tolist(), data.user_item.item.tolist()))
     assert pairs == [(0, 0), (0, 1), (0, 2), (0, 13), (0, 14), (1, 0), (1, 3), (1, 13)]
     assert data.report["pairs_of_held_out_meals"] == 3
-    data = MealRec(config.model_copy(update={"user_course": "all"})).splits(tmp_path)
+    data = MealRec(config.model_copy(update={"user_course": "all"})).bundle_data(tmp_path)
     assert len(data.user_item) == 11 and data.report["pairs_of_held_out_meals"] == 0
 
 
 def test_categories_and_original_ids(tmp_path):
     config = write(tmp_path).model_copy(update={"ids": "original"})
-    data = MealRec(config).splits(tmp_path)
+    data = MealRec(config).bundle_data(tmp_path)
     assert data.item_categories[0] == ("appetizer",)
     assert data.item_categories[12:] == (("main dish",), ("dessert",), ())
     assert data.users.values.tolist() == [70, 60]
@@ -69,12 +69,12 @@ def test_categories_and_original_ids(tmp_path):
 )
 def test_what_is_refused(tmp_path, name, content, text):
     with pytest.raises(DataError, match=text):
-        MealRec(write(tmp_path, **{name: content})).splits(tmp_path)
+        MealRec(write(tmp_path, **{name: content})).bundle_data(tmp_path)
 
 
 def test_the_real_pack(tmp_path):
     path = str(shared_pack("mealrecplus_H", "mealrecplus_H"))
-    data = MealRec(MealRec.Config(path=path, user_course="all")).splits(tmp_path)
+    data = MealRec(MealRec.Config(path=path, user_course="all")).bundle_data(tmp_path)
     assert (data.num_users, data.num_bundles, data.num_items) == (1575, 3817, 7280)
     assert [len(split) for _, split in data.user_bundle.items()] == [37413, 4677, 4677]
     assert (len(data.user_item), len(data.bundles.item)) == (151_148, 11_451)
@@ -86,7 +86,7 @@ def test_the_real_pack(tmp_path):
     told = np.flatnonzero((took @ inside.T).ravel() == 3)
     known = np.concatenate([split.keys for _, split in data.user_bundle.items()])
     np.testing.assert_array_equal(told, np.sort(known))
-    data = MealRec(MealRec.Config(path=path)).splits(tmp_path)
+    data = MealRec(MealRec.Config(path=path)).bundle_data(tmp_path)
     took[:] = 0
     took[data.user_item.user, data.user_item.item] = 1
     full = (took @ inside.T).ravel() == 3

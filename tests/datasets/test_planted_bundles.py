@@ -29,7 +29,7 @@ def ranks(scores, seen, wanted):
 
 def test_the_oracle_beats_popularity(tmp_path):
     data = PlantedBundles(PlantedBundles.Config())
-    made = data.splits(tmp_path)
+    made = data.bundle_data(tmp_path)
     seen, wanted = np.zeros((2, 600, 400), bool)
     seen[made.user_bundle.train.user, made.user_bundle.train.item] = True
     wanted[made.user_bundle.test.user, made.user_bundle.test.item] = True
@@ -39,7 +39,7 @@ def test_the_oracle_beats_popularity(tmp_path):
 
 
 def test_cold_bundles_are_held_out_alone(tmp_path):
-    made = PlantedBundles(PlantedBundles.Config(cold=0.1)).splits(tmp_path)
+    made = PlantedBundles(PlantedBundles.Config(cold=0.1)).bundle_data(tmp_path)
     assert made.report["bundles_without_train_users"] >= 40
     held = np.union1d(made.user_bundle.valid.item, made.user_bundle.test.item)
     assert np.isin(made.cold_bundles(), held).mean() > 0.9
@@ -59,6 +59,6 @@ def test_the_completion_oracle_beats_popularity(tmp_path):
 
 
 def test_items_have_a_category_a_price_and_a_text(tmp_path):
-    made = PlantedBundles(PlantedBundles.Config(num_items=20)).splits(tmp_path)
+    made = PlantedBundles(PlantedBundles.Config(num_items=20)).bundle_data(tmp_path)
     assert len(made.item_prices) == 20 and made.item_categories[0][0].startswith("category ")
     assert made.item_texts[7].startswith("thing 7 of community")

@@ -26,7 +26,7 @@ class Good(BundleDataset):
     class Config(BundleDataset.Config):
         """No options."""
 
-    def splits(self, cache_dir):
+    def bundle_data(self, cache_dir):
         return DATA
 
 
@@ -62,6 +62,7 @@ def test_a_good_one_passes(tmp_path):
     tests.test_splits_are_stable(tmp_path)
     tests.test_splits_have_the_right_counts_and_share_nothing(tmp_path)
     tests.test_bundles_to_complete_share_no_bundle(tmp_path)
+    tests.test_users_and_bundles_are_a_graph_with_contents(tmp_path)
     tests.test_it_becomes_an_object_of_pyg(tmp_path)
 
 
@@ -77,7 +78,7 @@ def test_wrong_counts_licence_and_completion(tmp_path):
 
 def test_a_data_set_needs_a_config_of_its_own():
     with pytest.raises(TypeError, match="Bad needs a nested"):
-        type("Bad", (BundleDataset,), {"splits": lambda self, cache_dir: DATA})
+        type("Bad", (BundleDataset,), {"bundle_data": lambda self, cache_dir: DATA})
     with pytest.raises(TypeError, match="Bad needs a nested"):
         type("Bad", (AspectDataset,), {"table": lambda self, cache_dir: None})
 
