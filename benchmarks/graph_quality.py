@@ -30,8 +30,9 @@ import torch
 import yaml
 
 from printing import machine, say, table
-from recsys.cf import EmbeddingModel, FittedModel
+from recsys.cf import EmbeddingModel
 from recsys.cf_config import CFExperiment, load_any
+from recsys.cf_fitted import FittedModel
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.ranking import RankingOptions, evaluate_ranking

@@ -1,7 +1,7 @@
 """The bases of collaborative filters: built from the training graph, giving scores of all items.
 
-Three kinds: those that are *fitted* in closed form (`FittedModel`), those that learn vectors of
-users and items (`EmbeddingModel`), and anything else that has scores (`CFModel`).
+Three kinds: those that learn vectors of users and items (`EmbeddingModel`), those that are *fitted*
+in closed form (`recsys.cf_fitted`), and anything else that has scores (`CFModel`).
 
 Stability: caller
 """
@@ -9,7 +9,7 @@ Stability: caller
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,22 +20,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys.base import RecModel
-from recsys.embeddings.collection import EmbeddingCollection
 from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
 from recsys.graph.epoch_loader import InTurn
-from recsys.graph.explanation import Explanation, Node, Reason
-from recsys.graph.fitted_buffers import FittedBuffers, check_history
+from recsys.graph.explanation import Explanation
+from recsys.graph.fitted_buffers import check_history
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
-from recsys.graph.item_similarity import ItemWeights
 from recsys.graph.negatives import SamplingConfig
-from recsys.graph.products import scaled, size, sparse_dense, sums
+from recsys.graph.products import one_each, scaled, sparse_dense, sums
 from recsys.graph.sampling import PairLoader
 from recsys.schema import Init, Schema
 from recsys.types import Batch, PairBatch
-
-_BLOCK = 256  # histories that are scored at once to explain one score
 
 
 class CFModel(RecModel, abc.ABC):
@@ -151,177 +147,6 @@ class CFModel(RecModel, abc.ABC):
             f"{type(self).__name__} has no vectors of users and items. Its scores come from "
             "`scores`."
         )
-
-
-class FittedModel(FittedBuffers, CFModel):
-    """A filter without gradient descent: `fit` computes it, and scores follow from a history.
-
-    What `fit` computes are buffers (so that state dicts hold them); before it they are empty. A
-    user's score depends on nothing but the items that were seen, so anybody with a history gets
-    scores, known or new.
-
-    Args:
-        config: An instance of the class's own ``Config``.
-        graph: The training pairs.
-    """
-
-    class Config(CFModel.Config):
-        """Options that fitted models share."""
-
-    def __init__(self, config: Config, graph: InteractionGraph) -> None:
-        super().__init__(config, graph)
-        self.seed = 0
-        self._history: csr_array | None = None
-        if config.compression is not None:
-            raise ConfigError(
-                f"{type(self).__name__} has no embedding tables, so there is nothing to compress. "
-                "Remove `compression`."
-            )
-        self.embeddings = EmbeddingCollection({}, ())
-
-    @abc.abstractmethod
-    def fit(self, say: Callable[[str], None]) -> None:
-        """Computes everything from the graph.
-
-        Args:
-            say: Shows a line of progress of long work.
-        """
-
-    @abc.abstractmethod
-    def scores_of(self, history: csr_array) -> Tensor:
-        """Scores of all items for anybody with a history.
-
-        Args:
-            history: Sparse (B, I) float32; 1 where an item was seen (or its weight).
-
-        Returns:
-            (B, I) float32, more is better.
-        """
-
-    def scores(self, users: Tensor) -> Tensor:
-        """See `CFModel`."""
-        if self._history is None:
-            self._history = self.graph.matrix()
-        with torch.inference_mode():
-            return self.scores_of(self._history[users.numpy()])
-
-    def similarities(self, items: Tensor) -> Tensor:
-        """What somebody wants who has seen nothing but the item. See `CFModel`."""
-        with torch.inference_mode():
-            return self.scores_of(_one_each(items.numpy(), None, self.graph.num_items))
-
-    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
-        """What every seen item gives, where scores are sums over them. See `CFModel`.
-
-        Whether they are is checked: nobody's score must be 0, and the parts must add up.
-        """
-        parts = _one_each(history.indices, history.data, self.graph.num_items)
-        nobody = csr_array((1, self.graph.num_items), dtype=np.float32)
-        with torch.inference_mode():
-            score, start = self.scores_of(history)[0, item], self.scores_of(nobody)[0, item]
-            blocks = [parts[start : start + _BLOCK] for start in range(0, size(parts)[0], _BLOCK)]
-            found = [self.scores_of(block)[:, item] for block in blocks]
-        given = torch.cat([torch.zeros(0), *found])
-        scale = given.abs().sum() + score.abs()
-        if start != 0 or (given.sum() - score).abs() > 1e-4 * scale:
-            return super().explain(item, history, user)
-        return _of_items(item, history.indices, given.numpy(), float(score))
-
-    def reset_parameters(self, seed: int) -> None:
-        """Sets the seed of whatever `fit` draws; there are no start values.
-
-        Args:
-            seed: Any integer from 0.
-        """
-        self.seed = seed
-
-
-class ItemSimilarityModel(FittedModel):
-    """A filter that is one matrix: the score of item j is ``sum_i history_i * w_ij``.
-
-    A subclass fills ``self.weights`` in `fit`.
-
-    Args:
-        config: An instance of the class's own ``Config``.
-        graph: The training pairs.
-    """
-
-    class Config(FittedModel.Config):
-        """Options that models of item similarities share."""
-
-    def __init__(self, config: Config, graph: InteractionGraph) -> None:
-        super().__init__(config, graph)
-        self.weights = ItemWeights(graph.num_items)
-
-    def scores_of(self, history: csr_array) -> Tensor:
-        """See `FittedModel`."""
-        return self.weights(history)
-
-    def contributions(
-        self, items: Tensor, item: int, values: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """How much of the score of an item each seen item gave.
-
-        Args:
-            items: Numbers of the items that were seen, (N,) int64.
-            item: Number of the item whose score is explained.
-            values: Of the history, (N,); None for all 1.
-
-        Returns:
-            The seen items by falling contribution, and the contributions, (N,) each. The
-            contributions add up to the score.
-        """
-        given = self.weights.column(items, item)
-        if values is not None:
-            given = given * values
-        order = given.argsort(descending=True, stable=True)
-        return items[order], given[order]
-
-    def similarities(self, items: Tensor) -> Tensor:
-        """The weights; those of 0 speak of no likeness. See `CFModel`."""
-        rows = self.weights.rows(items)
-        return rows.masked_fill(rows == 0, -torch.inf)
-
-    def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
-        """See `CFModel` and `contributions`."""
-        seen, values = (torch.from_numpy(part) for part in (history.indices, history.data))
-        items, given = self.contributions(seen.long(), item, values)
-        score = float(given.double().sum())
-        return _of_items(item, items.numpy(), given.numpy(), score)
-
-    def similar_items(self, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The items for which seeing an item says most.
-
-        Args:
-            items: Numbers, (N,) int64.
-            k: How many of each.
-
-        Returns:
-            Numbers and weights, (N, min(k, I)) each, by falling weight; number -1 and weight 0
-            where fewer have a weight.
-        """
-        rows = self.weights.rows(items)
-        weights, numbers = rows.topk(min(k, rows.shape[1]), dim=1)
-        return torch.where(weights == 0, -1, numbers), weights
-
-
-def _one_each(items: np.ndarray, values: np.ndarray | None, num_items: int) -> csr_array:
-    """Histories of one item each, (N, I)."""
-    data = np.ones(len(items), np.float32) if values is None else values
-    return csr_array((data, items, np.arange(len(items) + 1)), shape=(len(items), num_items))
-
-
-def _of_items(
-    item: int, seen: np.ndarray, given: np.ndarray, score: float, rest: float = 0.0
-) -> Explanation:
-    """An explanation by the items that were seen; those that give nothing are no reasons."""
-    order = np.argsort(-given, kind="stable")
-    reasons = tuple(
-        Reason(float(given[place]), (Node("item", int(seen[place])),))
-        for place in order
-        if given[place] != 0
-    )
-    return Explanation(item, reasons, score, rest)
 
 
 class EmbeddingModel(CFModel):
@@ -593,7 +418,7 @@ class EmbeddingModel(CFModel):
 
     def explain(self, item: int, history: csr_array, user: int | None = None) -> Explanation:
         """What every seen item passes on; the rest is the user's own row. See `CFModel`."""
-        parts = _one_each(history.indices, history.data, self.graph.num_items)
+        parts = one_each(history.indices, history.data, self.graph.num_items)
         total = float(np.sqrt(max(sums(history, 1)[0], np.finfo(np.float32).tiny)))
         alone = self.folded_in(parts) * torch.from_numpy(np.sqrt(history.data) / total)[:, None]
         with torch.inference_mode():
@@ -602,7 +427,7 @@ class EmbeddingModel(CFModel):
             score = float(given.sum())
             if user is not None:
                 score = float(users[user] @ items[item])
-        return _of_items(item, history.indices, given, score, score - float(given.sum()))
+        return Explanation.of_items(item, history.indices, given, score, score - float(given.sum()))
 
 
 def _all_rows(keys: Sequence[str], counts: Sequence[int], device: torch.device) -> Batch:

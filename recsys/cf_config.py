@@ -20,7 +20,8 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from recsys.base import RecModel
-from recsys.cf import CFModel, FittedModel
+from recsys.cf import CFModel
+from recsys.cf_fitted import FittedModel
 from recsys.config import (
     AnyDatasetBlock,
     AnyExperiment,

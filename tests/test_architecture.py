@@ -17,8 +17,8 @@ LAYERS = {
     "config_text": 0, "config_problems": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "graph": 1,
-    "base": 2, "cf": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2, "node_model": 2,
-    "fit_config": 2,
+    "base": 2, "cf": 2, "cf_fitted": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2,
+    "node_model": 2, "fit_config": 2,
     "config": 3, "serving": 3, "evaluate": 3, "train": 3, "testing": 3, "tune": 3,
     "cf_config": 3, "node_config": 3, "set_config": 3, "models": 3, "datasets": 3,
     "retrieval": 3,
@@ -35,6 +35,7 @@ SIDEWAYS = {
     "embeddings": {"layers"},  # decoders start like layers
     "graph": {"data"},  # files, downloads
     "cf": {"base"},
+    "cf_fitted": {"cf"},
     "cf_graph": {"cf"},
     "cf_contrast": {"cf", "cf_graph"},
     "cf_knowledge": {"cf", "cf_graph"},

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from scipy.sparse import csc_array, csr_array
 
-from recsys.cf import ItemSimilarityModel
+from recsys.cf_fitted import ItemSimilarityModel
 from recsys.embeddings.host_memory import free_memory
 from recsys.errors import ConfigError
 from recsys.graph.dense_inverse import gram_matrix, inverse_error, invert_in_place

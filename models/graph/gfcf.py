@@ -11,7 +11,7 @@ from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.cf import FittedModel
+from recsys.cf_fitted import FittedModel
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.spectrum import ItemFilter
 

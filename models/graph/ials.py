@@ -14,7 +14,7 @@ from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.cf import FittedModel
+from recsys.cf_fitted import FittedModel
 from recsys.graph.fitted_buffers import check_history, check_weights
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.least_squares import implicit_least_squares

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 from scipy.sparse import csr_array
 
-from recsys.cf import ItemSimilarityModel
+from recsys.cf_fitted import ItemSimilarityModel
 from recsys.graph.fitted_buffers import check_weights
 from recsys.graph.item_similarity import neighbours, weighted
 from recsys.graph.products import size, sums, transposed

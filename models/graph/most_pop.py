@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.cf import FittedModel
+from recsys.cf_fitted import FittedModel
 from recsys.graph.fitted_buffers import check_history
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.products import size, sums

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from recsys.cf import ItemSimilarityModel
+from recsys.cf_fitted import ItemSimilarityModel
 from recsys.graph.elastic_net import item_regressions
 
 

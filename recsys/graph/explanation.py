@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 NodeKind = Literal["user", "item", "entity"]
 
 
@@ -60,6 +62,31 @@ class Explanation:
     reasons: tuple[Reason, ...]
     score: float | None
     rest: float = 0.0
+
+    @staticmethod
+    def of_items(
+        item: int, seen: np.ndarray, given: np.ndarray, score: float, rest: float = 0.0
+    ) -> Explanation:
+        """By the items that were seen; those that give nothing are no reasons.
+
+        Args:
+            item: Number of the item.
+            seen: Numbers, (N,).
+            given: What each adds to the score, (N,).
+            score: What all of it adds up to.
+            rest: What of the score is not theirs.
+
+        Example:
+            >>> Explanation.of_items(7, np.array([3, 4]), np.array([0.0, 0.5]), 0.5).reasons
+            (Reason(weight=0.5, path=(Node(kind='item', id=4),), relations=()),)
+        """
+        order = np.argsort(-given, kind="stable")
+        reasons = tuple(
+            Reason(float(given[place]), (Node("item", int(seen[place])),))
+            for place in order
+            if given[place] != 0
+        )
+        return Explanation(item, reasons, score, rest)
 
     def first(self, count: int) -> Explanation:
         """The same with fewer reasons; what the others gave is in the rest.

@@ -28,6 +28,18 @@ def dense(matrix: Any) -> np.ndarray:
     return np.asarray(matrix.toarray(), np.float32)
 
 
+def one_each(columns: np.ndarray, values: np.ndarray | None, width: int) -> csr_array:
+    """Rows with one entry each, (N, width), float32.
+
+    Args:
+        columns: Where, (N,).
+        values: What, (N,); None for all 1.
+        width: Number of columns.
+    """
+    data = np.ones(len(columns), np.float32) if values is None else values
+    return csr_array((data, columns, np.arange(len(columns) + 1)), shape=(len(columns), width))
+
+
 def transposed(matrix: Any) -> csr_array:
     """The transpose of a sparse matrix, by rows, the columns of each in order."""
     return csr_array(matrix.T.tocsr())

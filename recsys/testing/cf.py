@@ -25,8 +25,9 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from recsys.cf import CFModel, EmbeddingModel, FittedModel
+from recsys.cf import CFModel, EmbeddingModel
 from recsys.cf_config import CFEmbeddingConfig, CFExperiment, CFTrainConfig, RankingConfig
+from recsys.cf_fitted import FittedModel
 from recsys.config import class_path
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.errors import ConfigError

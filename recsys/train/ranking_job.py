@@ -16,8 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from recsys.base import RecModel
-from recsys.cf import CFModel, EmbeddingModel, FittedModel
+from recsys.cf import CFModel, EmbeddingModel
 from recsys.cf_config import CFExperiment
+from recsys.cf_fitted import FittedModel
 from recsys.embeddings.backend import resolve_backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError, DataError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.cf import CFModel, FittedModel
+from recsys.cf import CFModel
+from recsys.cf_fitted import FittedModel
 from recsys.errors import CheckpointError
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names

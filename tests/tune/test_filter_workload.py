@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.cf import EmbeddingModel, FittedModel
+from recsys.cf import EmbeddingModel
 from recsys.cf_config import CFExperiment, load_any
+from recsys.cf_fitted import FittedModel
 from recsys.config_text import read_mapping
 from recsys.embeddings.compression.hash import Hash
 from recsys.embeddings.compression.pep import PEP
