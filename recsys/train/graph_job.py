@@ -1,0 +1,216 @@
+"""One seed of a model of a graph, on one rank: what the jobs of all such models do alike.
+
+Stability: internal
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+from tqdm import tqdm
+
+from recsys.base import RecModel
+from recsys.cf_config import CFExperiment
+from recsys.embeddings.backend import Backend, resolve_backend
+from recsys.embeddings.optimizer import EmbeddingOptimizer
+from recsys.errors import ConfigError
+from recsys.evaluate.evaluation import without_nan
+from recsys.evaluate.nodes import NodeEvaluation
+from recsys.evaluate.ranking import RankingEvaluation
+from recsys.folders import write_json
+from recsys.node_config import NodeExperiment
+from recsys.train.backend import attach_tables
+from recsys.train.display import Show
+from recsys.train.environment import environment
+from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
+from recsys.train.phases import phases_of
+from recsys.train.ranks import Ranks
+from recsys.train.state import seed_everything
+from recsys.train.storage import Place
+from recsys.train.task import Task
+from recsys.train.trainer import FitResult, Trainer
+
+_Data = TypeVar("_Data")
+_Model = TypeVar("_Model", bound=RecModel)
+_Found = TypeVar("_Found", bound=NodeEvaluation | RankingEvaluation)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trained:
+    """How a model got its weights.
+
+    Args:
+        fit: How training ended.
+        tables: The optimizer of its tables, where it has any.
+        step: That the weights are from.
+        state: The weights, where nobody holds a whole table; None for those in the model.
+    """
+
+    fit: FitResult
+    tables: EmbeddingOptimizer | None = None
+    step: int = 0
+    state: Mapping[str, Tensor] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
+    """What to do for one seed. A subclass says what its data and model are.
+
+    Args:
+        experiment: What to train.
+        cache_dir: Where data is fetched to.
+        seed: Of this job.
+        directory: Its folder.
+        resume: Go on from the last checkpoint if there is one.
+        show: How to show progress.
+        device: ``cpu`` or ``cuda``.
+        on_evaluation: Called on every rank with the step and the validation metrics.
+        storage: Where checkpoints lie instead, if ranks do not share the folder.
+        report: Whether there are single results, plots and a model card beside the model.
+    """
+
+    experiment: CFExperiment | NodeExperiment
+    cache_dir: Path
+    seed: int
+    directory: Path
+    resume: bool
+    show: Show
+    device: str
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    storage: Place | None = None
+    report: bool = True
+
+    def run(self) -> SeedResult:
+        """Trains or fits, takes the best weights, judges and saves them.
+
+        Raises:
+            RecsysError: Data is bad, or training went wrong.
+        """
+        ranks = Ranks.current()
+        if ranks.first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "result.json").unlink(missing_ok=True)
+            write_json(self.directory / "environment.json", environment())
+        start = time.perf_counter()
+        data = self._data(ranks)
+        backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
+        seed_everything(self.seed)
+        model = self._model(data)
+        check_phases(model)
+        trained = self._train(model, data, backend, ranks)
+        fit, tables = trained.fit, trained.tables
+        result = SeedResult(
+            seed=self.seed, directory=self.directory, fit=fit, metrics={},
+            table_bytes=table_bytes(model, tables, ranks), num_parameters=num_parameters(model),
+            seconds={"train": fit.seconds, "fit": time.perf_counter() - start}, backend=backend,
+            plan=str(getattr(model.embeddings.store, "plan", "")) if tables else "",
+            goal=goal_of(self.experiment.train),
+        )  # fmt: skip
+        if fit.interrupted:
+            return result
+        model.eval()
+        fitted = time.perf_counter()
+        found = self._judge(model, data, ranks)
+        metrics = {name: evaluation.metrics for name, evaluation in found.items()}
+        result = dataclasses.replace(result, metrics=metrics)
+        if ranks.first:
+            self._save(model, data, found, result, trained)
+            result.seconds["report"] = time.perf_counter() - fitted
+            result.save()
+        ranks.wait()
+        return result
+
+    @abc.abstractmethod
+    def _data(self, ranks: Ranks) -> _Data:
+        """What to learn from and judge on; says what it is."""
+
+    @abc.abstractmethod
+    def _model(self, data: _Data) -> _Model:
+        """The model, on the CPU."""
+
+    @abc.abstractmethod
+    def _train(self, model: _Model, data: _Data, backend: Backend, ranks: Ranks) -> Trained:
+        """Draws start values and moves the weights, up to an interruption."""
+
+    @abc.abstractmethod
+    def _judge(self, model: _Model, data: _Data, ranks: Ranks) -> Mapping[str, _Found]:
+        """By split, what the best weights are worth."""
+
+    @abc.abstractmethod
+    def _save(
+        self, model: _Model, data: _Data, found: Mapping[str, _Found], result: SeedResult,
+        trained: Trained,
+    ) -> None:  # fmt: skip
+        """Writes what serves and, where wanted, single results, plots and the model card."""
+
+    # ---------------------------------------------------------------------- steps of subclasses
+
+    def _say(self, text: str) -> None:
+        if Ranks.current().first and self.show != "none":
+            tqdm.write(text, file=sys.stderr)
+
+    def _say_data(self, summary: str, report: Mapping[str, int]) -> None:
+        rows = [f"  {name.replace('_', ' ')}: {count:,}" for name, count in report.items() if count]
+        self._say("\n".join([summary, *rows]))
+
+    def _attach(self, model: _Model, backend: Backend) -> EmbeddingOptimizer | None:
+        """Start values, on the device; tables are given to their optimizer."""
+        model.reset_parameters(self.seed)
+        model.to(self.device)
+        tables = attach_tables(model, self.experiment.embedding, backend, self.device)
+        plan = getattr(model.embeddings.store, "plan", None)
+        if plan is not None and Ranks.current().first:
+            write_json(self.directory / "plan.json", plan.to_json())
+            self._say(f"{plan}\n")
+        return tables
+
+    def _descend(
+        self, task: Task, tables: EmbeddingOptimizer | None, loader: Any, valid: Any, ranks: Ranks
+    ) -> Trained:
+        """Gradient descent to the best weights."""
+        trainer = Trainer(
+            task, tables, self.directory, self.show, on_evaluation=self.on_evaluation,
+            storage=self.storage,
+        )  # fmt: skip
+        resume = self.resume and trainer.checkpoints.exists()
+        fit = trainer.fit(loader, valid, resume=resume)
+        if fit.interrupted:
+            return Trained(fit, tables)
+        best = trainer.load_best()
+        state = best.tensors["model"] if ranks.world_size > 1 else None
+        return Trained(fit, tables, int(best.state["progress"]["step"]), state)
+
+    def _metadata(self, result: SeedResult, step: int) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "step": step,
+            "metrics": without_nan(result.metrics),
+            "experiment": self.experiment.model_dump(mode="json"),
+        }
+
+
+def check_phases(model: RecModel) -> None:
+    """Refuses schemes that a job of one training would train by half.
+
+    Args:
+        model: With its tables.
+
+    Raises:
+        ConfigError: A scheme has several trainings.
+    """
+    schemes = model.embeddings.schemes
+    phases = phases_of(schemes)
+    if len(phases) > 1:
+        kinds = sorted({s.model_dump()["kind"] for s in schemes.values() if len(s.phases()) > 1})
+        raise ConfigError(
+            f"compression: `{'`, `'.join(kinds)}` is trained in several phases "
+            f"({', '.join(phase.name for phase in phases)}), which models of graphs are not. "
+            "Use a scheme of one training, say hash, quotient_remainder, unified or cce."
+        )
