@@ -6,14 +6,16 @@
     ... --only x_sim_gcl --tune 20            # a search on validation; later runs take its best
     ... --report                              # tables and plots of all that was run
 
-A settings file has a data set and runs: a configuration of ``configs/graph`` with changes, and the
-``space`` to search for it. --tune N searches that by `recsys.tune`, N trials for each run, and
-keeps the best settings and their number of epochs in ``tuned.json``. With
-``--judge valid`` a part of train validates and the curve is of that. With ``--judge test``, the
-default, all of train is trained on, for the number of epochs of the settings, and the curve is of
-test: what counts is its end, never its best point. Seconds are CPU seconds of training or fitting
-without evaluation, on one thread unless --threads says otherwise. A run goes on where it was
-stopped; one that is complete is left alone.
+A settings file has a data set and runs: a configuration of ``configs/graph`` or ``configs/bundle``
+with changes (those of ``set`` are for all runs), and the ``space`` to search for it. --tune N
+searches that by `recsys.tune`, N trials for each run, and keeps the best settings and their number
+of epochs in ``tuned.json``. With ``--judge valid`` a part of train validates and the curve is of
+that. With ``--judge test``, the default, all of train is trained on, for the number of epochs of
+the settings, and the curve is of test: what counts is its end, never its best point. With
+``given_splits: true`` the data has a validation split of its own: the curve is of that, and what
+counts is the test of its best point. Seconds are CPU seconds of training or fitting without
+evaluation, on one thread unless --threads says otherwise. A run goes on where it was stopped; one
+that is complete is left alone.
 """
 
 import argparse
@@ -30,7 +32,7 @@ import torch
 import yaml
 
 from printing import machine, say, table
-from recsys.cf import EmbeddingModel
+from recsys.cf import CFModel, EmbeddingModel
 from recsys.cf_config import CFExperiment, load_any
 from recsys.cf_fitted import FittedModel
 from recsys.embeddings.optimizer import EmbeddingOptimizer
@@ -107,26 +109,38 @@ def experiment_of(
     settings: Mapping[str, Any], name: str, judge: str, tuned: Path | None = None
 ) -> CFExperiment:
     """One run as an experiment, with the settings that a search found."""
-    run = settings["runs"][name]
-    valid = settings.get("valid", 0.1) if judge == "valid" else 0
-    data = json.dumps(settings["dataset"])
-    changes = [f"dataset={data}", f"dataset.split.valid={valid}", *run["set"]]
+    run, given = settings["runs"][name], settings.get("given_splits", False)
+    changes = [f"dataset={json.dumps(settings['dataset'])}", *settings.get("set", [])]
+    if not given:
+        valid = settings.get("valid", 0.1) if judge == "valid" else 0
+        changes.append(f"dataset.split.valid={valid}")
+    changes += run["set"]
     if tuned is not None and tuned.exists():
         found = json.loads(tuned.read_text())
         changes += [f"{place}={json.dumps(value)}" for place, value in found["settings"].items()]
-        if judge == "test" and found["epochs"]:
+        if judge == "test" and found["epochs"] and not given:
             changes.append(f"train.num_epochs={found['epochs']}")
-    found = load_any(ROOT / "configs/graph" / f"{run['config']}.yaml", changes)
+    paths = [ROOT / f"configs/{kind}/{run['config']}.yaml" for kind in ("graph", "bundle")]
+    path = next((path for path in paths if path.exists()), paths[0])
+    found = load_any(path, changes)
     if not isinstance(found, CFExperiment):
-        raise ConfigError(f"{run['config']}.yaml is not a collaborative filter.")
-    if judge == "test":  # nothing may be chosen there
+        raise ConfigError(f"{path} is not a collaborative filter.")
+    if judge == "test" and not given:  # nothing may be chosen there
         train = found.train.model_copy(update={"early_stop_patience": None})
         found = found.model_copy(update={"train": train})
     return found
 
 
-def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path) -> None:
-    """Fits or trains one seed, and writes its record."""
+def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path, given: bool) -> None:
+    """Fits or trains one seed, and writes its record; ``given`` has the best on validation judged.
+
+    Args:
+        experiment: What to train.
+        judge: On which split.
+        seed: Of it.
+        path: Of the record.
+        given: Whether the data has a validation split of its own to choose by.
+    """
     record: dict[str, Any] = {"complete": False}
     resume = path.exists() and (path.with_suffix("") / "checkpoints").exists()
     if resume:
@@ -141,7 +155,7 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path) -> None
     dataset = experiment.dataset.build()
     splits = dataset.splits(ROOT / ".data")
     graph = dataset.graph(splits.train, ROOT / ".data", experiment.weighted)
-    found = seen_and_relevant(splits, judge)
+    found = seen_and_relevant(splits, judge, experiment.evaluation.hide)
     if found is None:
         raise ConfigError(f"there is no {judge} split.")
     valid = Validation(*found)
@@ -152,17 +166,25 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path) -> None
         model.reset_parameters(seed)
         model.fit(say)
         fitted = time.process_time()
-        options = RankingOptions(ks=KS, bootstrap_samples=0, slice_groups=0)
-        metrics = evaluate_ranking(model.eval(), valid.seen, valid.relevant, options).metrics
-        record["curve"] = [{
-            "epoch": 0, "cpu_seconds": fitted - clock,
-            "evaluation_cpu_seconds": time.process_time() - fitted,
-            "metrics": {name: metrics[name] for name in SHOWN},
-        }]  # fmt: skip
+        record["curve"] = [judged(model, valid) | {"epoch": 0, "cpu_seconds": fitted - clock}]
     elif isinstance(model, EmbeddingModel):
-        train(model, experiment, valid, seed, path, record, resume)
+        chosen_on = seen_and_relevant(splits, "valid") if given else found
+        if chosen_on is None:
+            raise ConfigError("given_splits: there is no validation split to choose by.")
+        best = train(model, experiment, Validation(*chosen_on), seed, path, record, resume)
+        if given:
+            record["best"] = best | judged(model, valid)
     record["complete"] = True
     write_json(path, record)
+
+
+def judged(model: CFModel, valid: Validation) -> dict[str, Any]:
+    """Metrics of a model, and how long they took."""
+    start = time.process_time()
+    options = RankingOptions(ks=KS, bootstrap_samples=0, slice_groups=0)
+    metrics = evaluate_ranking(model.eval(), valid.seen, valid.relevant, options).metrics
+    return {"evaluation_cpu_seconds": time.process_time() - start,
+            "metrics": {name: metrics[name] for name in SHOWN}}  # fmt: skip
 
 
 def train(
@@ -173,8 +195,8 @@ def train(
     path: Path,
     record: dict[str, Any],
     resume: bool,
-) -> None:
-    """As `recsys train` does, with every judgement kept."""
+) -> dict[str, Any]:
+    """As `recsys train` does, with every judgement kept; loads the best, and gives its point."""
     ranks = Ranks.current()
     model.reset_parameters(seed)
     tables: EmbeddingOptimizer | None = attach_tables(model, experiment.embedding, "local")
@@ -187,6 +209,9 @@ def train(
     result = trainer.fit(loader, valid, resume=resume)
     if result.interrupted:
         sys.exit(130)
+    trainer.load_best()
+    name = experiment.train.monitor
+    return dict(max(record["curve"], key=lambda point: point["metrics"].get(name, 0.0)))
 
 
 def search(settings: Mapping[str, Any], name: str, trials: int, folder: Path) -> None:
@@ -228,7 +253,9 @@ def records_of(folder: Path, judge: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def chosen(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The point that counts: the end on test, the best on validation."""
+    """The point that counts: the end on test, the best on validation, or the test of that."""
+    if "best" in record:
+        return record["best"]
     if record["judge"] == "test":
         return record["curve"][-1]
     return max(record["curve"], key=lambda point: point["metrics"]["ndcg@20"])
@@ -335,7 +362,9 @@ def main() -> None:
             tuned = folder / name / "tuned.json"
             run = {**settings["runs"][name], "set": [*settings["runs"][name]["set"], *args.set]}
             settings = {**settings, "runs": {**settings["runs"], name: run}}
-            run_one(experiment_of(settings, name, args.judge, tuned), args.judge, seed, path)
+            experiment = experiment_of(settings, name, args.judge, tuned)
+            given = settings.get("given_splits", False) and args.judge == "test"
+            run_one(experiment, args.judge, seed, path, given)
     print(machine())
     title = f"{args.settings.stem}: {args.judge}"
     lines = settings.get("published", {}) if args.judge == "test" else {}

@@ -85,7 +85,7 @@ def oracle_of(experiment: CFExperiment, cache: Path) -> RankingEvaluation | None
     if not isinstance(data, PlantedCommunities):
         return None
     splits = data.splits(cache)
-    pairs = seen_and_relevant(splits, "test")
+    pairs = seen_and_relevant(splits, "test", experiment.evaluation.hide)
     if pairs is None:
         return None
     model = Oracle(Oracle.Config(), InteractionGraph.of(splits.train))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -74,6 +74,10 @@ class RankingConfig(Frozen):
     """Groups of users by activity and of items by popularity; 0 leaves slices out."""
     cold_below: int = Field(default=5, ge=0)
     """Users and items with fewer training interactions are cold."""
+    hide: Literal["known", "train"] = "known"
+    """What lists on the test split leave out: pairs of training and validation, or those of
+    training alone, as published figures of bundle recommenders do: then pairs of validation stay
+    candidates."""
 
 
 class CFEmbeddingConfig(DenseEmbeddingConfig):
@@ -150,7 +154,11 @@ def kind_of(data: Mapping[str, Any]) -> type[AnyKind]:
     try:
         found = resolve_class(path, RecModel)
     except ConfigError:
-        folders = {"recsys.models.graph.": CFExperiment, "recsys.models.node.": NodeExperiment}
+        folders = {
+            "recsys.models.graph.": CFExperiment,
+            "recsys.models.bundle.": CFExperiment,
+            "recsys.models.node.": NodeExperiment,
+        }
         return next((k for start, k in folders.items() if path.startswith(start)), Experiment)
     if issubclass(found, NodeClassifier):
         return NodeExperiment

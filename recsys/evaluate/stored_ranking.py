@@ -33,15 +33,16 @@ def options_of(config: RankingConfig) -> RankingOptions:
 
 
 def seen_and_relevant(
-    splits: InteractionSplits, name: str
+    splits: InteractionSplits, name: str, hide: str = "known"
 ) -> tuple[Interactions, Interactions] | None:
     """What lists leave out and what should be in them, on a split.
 
-    Validation is judged against what was trained on; test against both.
+    Validation is judged against what was trained on; test against both, or the same.
 
     Args:
         splits: Of the data set.
         name: ``valid`` or ``test``.
+        hide: See `recsys.cf_config.RankingConfig`.
 
     Returns:
         None where the split is not there or empty.
@@ -50,7 +51,7 @@ def seen_and_relevant(
     if relevant is None or not len(relevant):
         return None
     seen = splits.train
-    if name == "test" and splits.valid is not None and len(splits.valid):
+    if name == "test" and hide == "known" and splits.valid is not None and len(splits.valid):
         seen = seen.union(splits.valid)
     return seen, relevant
 
@@ -135,7 +136,7 @@ def _opened(
                 f"pairs, {experiment.dataset.class_path} now gives {len(now):,}, and they are not "
                 "the same. Restore the files, or train again."
             )
-    pairs = seen_and_relevant(splits, split)
+    pairs = seen_and_relevant(splits, split, experiment.evaluation.hide)
     if pairs is None:
         raise DataError(
             f"{experiment.dataset.class_path} has no {split} split with these options, so there is "

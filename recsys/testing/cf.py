@@ -31,6 +31,7 @@ from recsys.cf_fitted import FittedModel
 from recsys.config import class_path
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.errors import ConfigError
+from recsys.graph.bundles import BundleContents, Bundles
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
@@ -42,10 +43,15 @@ from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
 from recsys.train.step import TrainStep
 
-NUM_USERS, NUM_ITEMS, _GROUPS, _MAKERS = 30, 20, 3, 18
+NUM_USERS, NUM_ITEMS, _GROUPS, _MAKERS, _THINGS = 30, 20, 3, 18, 25
 _DATASET = {
     "class": "recsys.datasets.planted_communities.PlantedCommunities",
     "num_users": 40, "num_items": 30, "num_communities": 3, "mean_items": 8,
+    "split": {"kind": "by_user", "valid": 0.0, "test": 0.2},
+}  # fmt: skip
+_BUNDLES = {
+    "class": "recsys.datasets.planted_bundles.PlantedBundles",
+    "num_users": 40, "num_items": 30, "num_bundles": 30, "num_communities": 3,
     "split": {"kind": "by_user", "valid": 0.0, "test": 0.2},
 }  # fmt: skip
 
@@ -83,6 +89,29 @@ def tiny_knowledge() -> KnowledgeGraph:
     return KnowledgeGraph(names, Names(["in", "by", "near"]), NUM_ITEMS, head, relation, tail)
 
 
+def tiny_contents() -> BundleContents:
+    """The items of `tiny_interactions` as bundles of two or three things of their group.
+
+    The last thing is in no bundle; the last user took no thing.
+    """
+    random = np.random.default_rng(5)
+    things = np.arange(_THINGS)
+    rows = [random.permutation(things[:-1][things[:-1] % _GROUPS == bundle % _GROUPS])
+            for bundle in range(NUM_ITEMS)]  # fmt: skip
+    sizes = 2 + np.arange(NUM_ITEMS) % 2
+    bundle = np.repeat(np.arange(NUM_ITEMS), sizes)
+    item = np.concatenate([np.sort(row[:size]) for row, size in zip(rows, sizes)])
+    users = np.arange(NUM_USERS)
+    likes = users[:, None] % _GROUPS == things % _GROUPS
+    taken = random.random(likes.shape) < np.where(likes, 0.5, 0.05)
+    taken[-1] = False
+    names = Names([f"t{n}" for n in things])
+    bundles = Bundles(Names([f"i{n}" for n in range(NUM_ITEMS)]), names, bundle, item)
+    user, thing = np.nonzero(taken)
+    alone = Interactions(Names([f"u{n}" for n in users]), names, user, thing)
+    return BundleContents(bundles, alone)
+
+
 class CFModelConformance:
     """Inherit, name the model and a small config, and run pytest."""
 
@@ -106,9 +135,10 @@ class CFModelConformance:
     # ------------------------------------------------------------------------------- helpers
 
     def graph(self, train: Interactions | None = None) -> InteractionGraph:
-        """The tiny graph, with knowledge where the model needs it."""
+        """The tiny graph, with what the model needs to know of its items."""
         knowledge = tiny_knowledge() if self.model.needs_knowledge else None
-        return InteractionGraph.of(train or tiny_interactions(), knowledge)
+        contents = tiny_contents() if self.model.needs_contents else None
+        return InteractionGraph.of(train or tiny_interactions(), knowledge, contents=contents)
 
     def build(self, seed: int = 1, train: Interactions | None = None, **changes: Any) -> CFModel:
         """Fitted, or with start values of a seed; in eval mode."""
@@ -331,7 +361,7 @@ class CFModelConformance:
         """A small job with the model."""
         config = self.config.model_dump(mode="json", exclude_defaults=True)
         return CFExperiment.parse({
-            "dataset": _DATASET,
+            "dataset": _BUNDLES if self.model.needs_contents else _DATASET,
             "model": {"class": class_path(self.model), **config},
             "sampling": self.sampling.model_dump(mode="json"),
             "embedding": {"learning_rate": self.learning_rate},

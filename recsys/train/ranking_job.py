@@ -93,7 +93,7 @@ class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
             options = dataclasses.replace(options, bootstrap_samples=0)
         found: dict[str, RankingEvaluation] = {}
         for name in ("valid", "test"):
-            pairs = seen_and_relevant(data[0], name)
+            pairs = seen_and_relevant(data[0], name, self.experiment.evaluation.hide)
             if pairs is not None:
                 found[name] = evaluate_ranking(model, *pairs, options)
         if isinstance(model, EmbeddingModel):

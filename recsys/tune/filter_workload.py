@@ -120,7 +120,7 @@ class FilterWorkload(Workload):
         options = RankingOptions(ks=ks, bootstrap_samples=0, slice_groups=0)
         found = {}
         for split in ("valid", "test"):
-            pairs = seen_and_relevant(self._splits, split)
+            pairs = seen_and_relevant(self._splits, split, experiment.evaluation.hide)
             if pairs is not None:
                 found[split] = evaluate_ranking(model, *pairs, options).metrics
         return found
