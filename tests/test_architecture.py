@@ -55,7 +55,7 @@ DOORS = {
     "ray": lambda path: path.name.startswith("ray_"),
     "optuna": lambda path: "tune" in path.parts,
     "torch_geometric": lambda path: path.name == "propagation.py" or "graph" in path.parts,
-    "faiss": lambda path: path.as_posix().endswith("evaluate/ann.py"),
+    "faiss": lambda path: path.as_posix().endswith("retrieval/faiss_codes.py"),
     "torchrec": lambda path: path.name.startswith("torchrec_"),
     "fbgemm_gpu": lambda path: path.name.startswith("torchrec_"),
     "matplotlib": lambda path: path.as_posix().endswith("train/plots.py"),

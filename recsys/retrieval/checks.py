@@ -5,6 +5,7 @@ Stability: internal
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from torch import Tensor
 from recsys.errors import DataError, did_you_mean
 from recsys.retrieval.item_ids import plain
 
+_ROWS = 1 << 16
 _LONGEST = 1e18  # two of this length still have a finite float32 product
 
 
 def as_vectors(values: Any, name: str) -> Tensor:
     """Vectors as a float32 matrix of their own memory, unless they are mapped from a file.
+
+    A float32 matrix from ``np.load(path, mmap_mode="r")`` stays on disk: its pages are read when
+    they are needed, and its file must not change meanwhile.
 
     Args:
         values: Matrix as an array, a tensor or lists.
@@ -37,8 +42,10 @@ def as_vectors(values: Any, name: str) -> Tensor:
         raise DataError(f"`{name}` must be a matrix of numbers: {error}.") from None
     if array.ndim != 2 or not array.shape[1]:
         raise DataError(f"`{name}` must be a matrix, a row a vector, got shape {array.shape}.")
-    table = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    lengths = torch.linalg.vector_norm(table, dim=1)
+    mapped = _mapped(values)
+    table = torch.from_numpy(np.array(array, order="C") if mapped is None else mapped)
+    parts = [torch.linalg.vector_norm(part, dim=1) for part in table.split(_ROWS)]
+    lengths = torch.cat(parts) if parts else torch.zeros(0)
     good = lengths <= _LONGEST  # false for NaN too
     if not bool(good.all()):
         row = int((~good).nonzero()[0])
@@ -48,6 +55,17 @@ def as_vectors(values: Any, name: str) -> Tensor:
             "the training diverge?"
         )
     return table
+
+
+def _mapped(values: Any) -> np.ndarray | None:
+    """The same pages of a mapped matrix again, in a way that nothing written reaches the file."""
+    if not isinstance(values, np.memmap) or values.dtype != np.float32 or not values.size:
+        return None
+    plain_file = values.flags.c_contiguous and isinstance(values.base, mmap.mmap)
+    if values.filename is None or not plain_file:
+        return None
+    shape, offset = values.shape, values.offset
+    return np.memmap(values.filename, np.float32, mode="c", offset=offset, shape=shape)
 
 
 def as_prior(values: Any, size: int) -> Tensor | None:

@@ -9,7 +9,8 @@ Stability: experimental
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -17,20 +18,24 @@ from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.rows import Rows
+from recsys.retrieval.scan import Hidden, scan
 
 _DECODED_ROWS = 4096
+_ENCODED_ROWS = 1 << 16
 _SAMPLE = 20_000
 
 
 class Codes(abc.ABC):
-    """Short forms of vectors that can be scored against float queries.
+    """What an index looks through in place of its vectors.
 
     ``fit`` learns from vectors; afterwards ``encode`` gives parts (tensors with a row a vector),
-    which the index keeps, and ``scores`` gives inner products with their decoded vectors.
+    which the index keeps, and ``best`` finds candidates, which the index scores again.
     """
 
     kind: ClassVar[str]
     """Name in a saved index."""
+    sees_all: ClassVar[bool] = True
+    """Whether `best` looks at every row; if not, a list that comes out short is searched anew."""
 
     @property
     @abc.abstractmethod
@@ -38,8 +43,8 @@ class Codes(abc.ABC):
         """Short, for tables."""
 
     @abc.abstractmethod
-    def options(self) -> dict[str, int | bool | None]:
-        """Arguments of the constructor."""
+    def options(self) -> dict[str, int | float | bool | str | None]:
+        """Arguments of the constructor, for a saved index."""
 
     @abc.abstractmethod
     def fit(self, vectors: Tensor) -> None:
@@ -58,28 +63,28 @@ class Codes(abc.ABC):
         """
 
     @abc.abstractmethod
-    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Approximate vectors, (n, D).
-
-        Args:
-            parts: From `encode`.
-        """
-
-    @abc.abstractmethod
-    def prepare(self, queries: Tensor) -> Tensor:
-        """Queries in the form that `products` wants, made once a search.
+    def best(
+        self,
+        queries: Tensor,
+        parts: Mapping[str, Rows],
+        table: Rows,
+        count: int,
+        masks: Sequence[tuple[Tensor, Tensor]],
+        hidden: Hidden | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The rows of the highest scores, see `recsys.retrieval.scan.scan`.
 
         Args:
             queries: Float vectors, (B, D).
-        """
+            parts: Of all rows.
+            table: Float vectors of all rows.
+            count: Rows wanted.
+            masks: Numbers of queries, and which rows they may find.
+            hidden: Further rows that single queries may not find.
 
-    @abc.abstractmethod
-    def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """Inner products with decoded vectors, (B, n).
-
-        Args:
-            prepared: From `prepare`.
-            parts: From `encode`.
+        Returns:
+            Scores, falling, ``-inf`` where there is nothing more, and rows, both (B, count). Never
+            a row that a query may not find.
         """
 
     @abc.abstractmethod
@@ -103,8 +108,72 @@ class Codes(abc.ABC):
         self.fit(vectors)
         return self
 
+    def build(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Learns from vectors and gives their parts.
+
+        Args:
+            vectors: Of all items, (N, D).
+        """
+        self.fit(vectors)
+        return self.encode_all(vectors)
+
+    def encode_all(self, vectors: Tensor) -> dict[str, Tensor]:
+        """The parts of many vectors, made some thousands at a time.
+
+        Args:
+            vectors: Float vectors, (n, D).
+        """
+        blocks = [self.encode(part) for part in vectors.split(_ENCODED_ROWS)]
+        return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+    def row_bytes(self, parts: Mapping[str, Rows]) -> int:
+        """Bytes a vector of what is looked through.
+
+        Args:
+            parts: Of all rows.
+        """
+        return sum(part.row_bytes for part in parts.values())
+
+
+class ScannedCodes(Codes):
+    """Short forms of vectors, all of which are scored against a query.
+
+    What stands for the inner product with a vector is, where codes have a ``decode``, that with the
+    decoded vector.
+    """
+
+    @abc.abstractmethod
+    def prepare(self, queries: Tensor) -> Tensor:
+        """Queries in the form that `products` wants, made once a search.
+
+        Args:
+            queries: Float vectors, (B, D).
+        """
+
+    @abc.abstractmethod
+    def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
+        """What stands for inner products with the vectors, (B, n).
+
+        Args:
+            prepared: From `prepare`.
+            parts: From `encode`.
+        """
+
+    def best(
+        self,
+        queries: Tensor,
+        parts: Mapping[str, Rows],
+        table: Rows,
+        count: int,
+        masks: Sequence[tuple[Tensor, Tensor]],
+        hidden: Hidden | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Codes`."""
+        scores = functools.partial(self.scores, self.prepare(queries), parts)
+        return scan(scores, len(table), count, masks, hidden)
+
     def scores(self, prepared: Tensor, rows: Mapping[str, Rows], start: int, stop: int) -> Tensor:
-        """Inner products with a range of rows, decoded a few thousand at a time.
+        """Scores of a range of rows, decoded a few thousand at a time.
 
         Args:
             prepared: From `prepare`.
@@ -200,6 +269,19 @@ def sample(vectors: Tensor) -> Tensor:
     if not len(found):
         raise DataError("codes are learned from vectors, and there are none that are not zero.")
     return found
+
+
+def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of length 1, zeros where a vector is zero, and their lengths.
+
+    Args:
+        vectors: (n, D).
+
+    Returns:
+        (n, D) and (n,).
+    """
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    return vectors / lengths.clamp(min=1e-30)[:, None], lengths
 
 
 def half(lengths: Tensor, unit: Tensor) -> Tensor:

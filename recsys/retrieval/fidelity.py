@@ -31,6 +31,7 @@ class Fidelity:
         coarse_overlap: The same without scoring candidates again.
         candidates: Share of the exact list among the candidates, which is what rescoring can give.
         recall: Of relevant items in the lists, mean over queries that have any; nan without labels.
+        coarse_recall: The same without scoring candidates again.
         exact_recall: The same of the exact lists.
         p50_ms: Median time of a query alone.
         p99_ms: Time that 99 of 100 queries stay below.
@@ -44,6 +45,7 @@ class Fidelity:
     coarse_overlap: float
     candidates: float
     recall: float
+    coarse_recall: float
     exact_recall: float
     p50_ms: float
     p99_ms: float
@@ -109,6 +111,7 @@ def fidelity(
         coarse_overlap=_kept(true, coarse),
         candidates=_kept(true, many),
         recall=_recall(found, relevant),
+        coarse_recall=_recall(coarse, relevant),
         exact_recall=_recall(true, relevant),
         p50_ms=float(np.quantile(times, 0.5)),
         p99_ms=float(np.quantile(times, 0.99)),

@@ -39,7 +39,6 @@ from recsys.retrieval.rows import Rows
 from recsys.retrieval.state import State
 
 _QUERIES = 256  # searched at a time
-_ENCODED = 1 << 16
 
 
 class Index:
@@ -89,8 +88,7 @@ class Index:
             )
         parts: Mapping[str, Tensor] = {}
         if codes is not None:
-            codes.fit(table)
-            parts = _encoded(codes, table)
+            parts = codes.build(table)
         rows, weights = as_meta(meta, len(table)), as_prior(prior, len(table))
         self._set(Content(version, names, table, rows, weights, codes, parts, rescore, None))
 
@@ -225,8 +223,9 @@ class Index:
     def row_bytes(self) -> int:
         """Bytes a vector of what a search looks through: the codes, or the vectors."""
         state = self._state
-        coded = sum(part.row_bytes for part in state.parts.values())
-        return coded or state.vectors.row_bytes
+        if self.codes is None:
+            return state.vectors.row_bytes
+        return self.codes.row_bytes(state.parts)
 
     @property
     def adapter(self) -> CosineAdapter | None:
@@ -493,7 +492,7 @@ class Index:
                 rows = torch.tensor(kept, dtype=torch.int64)
                 new_prior = torch.where(rows >= 0, state.prior[rows], torch.zeros(()))
             start = len(state.ids)
-            parts = {} if self.codes is None else _encoded(self.codes, table)
+            parts = {} if self.codes is None else self.codes.encode_all(table)
             state = state.without(old).appended(table, names, new_meta, new_prior, parts)
             for row, name in enumerate(names.tolist(), start):
                 places[name] = row
@@ -523,8 +522,3 @@ class Index:
                 f"{missing[0]!r}."
             )
         return [places[name] for name in ids.tolist()]
-
-
-def _encoded(codes: Codes, vectors: Tensor) -> dict[str, Tensor]:
-    blocks = [codes.encode(part) for part in vectors.split(_ENCODED)]
-    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}

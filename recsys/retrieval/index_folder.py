@@ -33,14 +33,19 @@ from recsys import __version__
 from recsys.errors import CheckpointError, DataError
 from recsys.folders import FolderFormat, fingerprints
 from recsys.retrieval.codes import Codes
+from recsys.retrieval.faiss_codes import FaissCodes
 from recsys.retrieval.item_ids import as_ids, check_distinct
+from recsys.retrieval.prefix_codes import PrefixCodes
+from recsys.retrieval.product_codes import ProductCodes
+from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
 _FORMAT = FolderFormat("index.json", "recsys index", 1, "Give a folder that Index.save wrote.")
 _ITEMS, _META, _VECTORS = "items.parquet", "meta.parquet", "vectors.npy"
 _CODES, _ADAPTER = "codes.safetensors", "adapter.safetensors"
-_KINDS: dict[str, type[Codes]] = {cls.kind: cls for cls in (ScalarCodes, SignCodes)}
+_EVERY = (ScalarCodes, SignCodes, PrefixCodes, ProductCodes, RecurrentCodes, FaissCodes)
+_KINDS: dict[str, type[Codes]] = {cls.kind: cls for cls in _EVERY}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,6 @@ Stability: internal
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -127,18 +126,35 @@ def run_plan(
         assert state.prior is not None
         prior = state.prior
         return scan(lambda a, b: prior[a:b].repeat(len(queries), 1), size, k, masks, hidden)
-    if plan.startswith("codes"):
-        assert codes is not None
-        scores = functools.partial(codes.scores, codes.prepare(queries), state.parts)
-        if not again:
-            return scan(scores, size, k, masks, hidden)
-        values, rows = scan(scores, size, min(k * again, size), masks, hidden)
-    else:
-        table = state.vectors
-        values, rows = scan(
-            lambda a, b: queries @ table.block(a, b).T, size, min(k + _SLACK, size), masks, hidden
-        )
-    return rescore(queries, values, rows, state.vectors, k)
+    if not plan.startswith("codes"):
+        return _exact(queries, k, masks, hidden, state)
+    assert codes is not None
+    count = min(k * max(1, again), size)
+    values, rows = codes.best(queries, state.parts, state.vectors, count, masks, hidden)
+    if again:
+        values, rows = rescore(queries, values, rows, state.vectors, k)
+    if not codes.sees_all:
+        short = (values[:, k - 1] == -torch.inf).nonzero()[:, 0]
+        if len(short):
+            mine = [allowed[query] for query in short.tolist()]
+            own = None if hidden is None else hidden.within(short, len(queries))
+            exact = _exact(queries[short], k, _masks(mine), own, state)
+            values[short], rows[short] = exact
+    return values, rows
+
+
+def _exact(
+    queries: Tensor,
+    k: int,
+    masks: Sequence[tuple[Tensor, Tensor]],
+    hidden: Hidden | None,
+    state: State,
+) -> tuple[Tensor, Tensor]:
+    table, size = state.vectors, len(state.ids)
+    values, rows = scan(
+        lambda a, b: queries @ table.block(a, b).T, size, min(k + _SLACK, size), masks, hidden
+    )
+    return rescore(queries, values, rows, table, k)
 
 
 def _masks(allowed: Sequence[Allowed]) -> list[tuple[Tensor, Tensor]]:

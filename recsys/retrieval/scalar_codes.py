@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from recsys.errors import DataError
-from recsys.retrieval.codes import Basis, Codes, half, sample, take_state
+from recsys.retrieval.codes import Basis, ScannedCodes, half, sample, take_state
 
 _SHRINK = torch.linspace(1.0, 0.3, 15).tolist()
 
 
-class ScalarCodes(Codes):
+class ScalarCodes(ScannedCodes):
     """``v = s (low + step c)``, c whole numbers of 8 or 4 bits, s the length.
 
     The direction of a vector is cut into levels, coordinate by coordinate; ranges are those that
@@ -55,7 +55,7 @@ class ScalarCodes(Codes):
         dims = self._basis.dims
         return f"sq{self.bits}" if dims is None else f"pca{dims}-sq{self.bits}"
 
-    def options(self) -> dict[str, int | bool | None]:
+    def options(self) -> dict[str, int | float | bool | str | None]:
         """See `Codes`."""
         return {"bits": self.bits, "dims": self._basis.dims}
 
@@ -109,17 +109,21 @@ class ScalarCodes(Codes):
         return both[:, : len(self._low)]
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """See `Codes`."""
+        """Approximate vectors, (n, D).
+
+        Args:
+            parts: From `encode`.
+        """
         directions = self._low + self._step * self._unpacked(parts["codes"])
         return self._basis.back(directions * (parts["length"].float() * self._unit)[:, None])
 
     def prepare(self, queries: Tensor) -> Tensor:
-        """See `Codes`: weights of the levels, then the share of ``low``."""
+        """See `ScannedCodes`: weights of the levels, then the share of ``low``."""
         inside = self._basis.into(queries) * self._unit
         return torch.cat([inside * self._step, (inside @ self._low)[:, None]], 1)
 
     def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """See `Codes`."""
+        """See `ScannedCodes`."""
         levels = self._unpacked(parts["codes"])
         scores = torch.addmm(prepared[:, -1:], prepared[:, :-1], levels.T)
         return scores.mul_(parts["length"].float())

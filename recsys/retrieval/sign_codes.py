@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from recsys.errors import DataError
-from recsys.retrieval.codes import Basis, Codes, half, sample, take_state
+from recsys.retrieval.codes import Basis, ScannedCodes, half, sample, take_state
+from recsys.retrieval.sign_bits import pack_signs, unpack_signs
 
 
-class SignCodes(Codes):
+class SignCodes(ScannedCodes):
     """``v = sum_l s_l b_l`` with signs b of +1 and -1, and a length s for every level.
 
     Level l has the signs of what the levels before it left, and their mean absolute value as its
@@ -50,8 +51,6 @@ class SignCodes(Codes):
         self.levels = levels
         self._basis = Basis(dims, rotate=True)
         self._unit = torch.ones(())
-        bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-        self._signs = 2.0 * bits - 1.0
 
     @property
     def name(self) -> str:
@@ -59,7 +58,7 @@ class SignCodes(Codes):
         dims = self._basis.dims
         return f"sign{self.levels}" if dims is None else f"pca{dims}-sign{self.levels}"
 
-    def options(self) -> dict[str, int | bool | None]:
+    def options(self) -> dict[str, int | float | bool | str | None]:
         """See `Codes`."""
         return {"levels": self.levels, "dims": self._basis.dims}
 
@@ -72,14 +71,11 @@ class SignCodes(Codes):
     def encode(self, vectors: Tensor) -> dict[str, Tensor]:
         """See `Codes`."""
         rest = self._basis.into(vectors)
-        width = rest.shape[1]
         packed, lengths = [], []
-        powers = 2 ** torch.arange(8, dtype=torch.int64)
         for _ in range(self.levels):
             length = rest.abs().mean(1)
             positive = rest >= 0
-            padded = torch.nn.functional.pad(positive, (0, -width % 8))
-            packed.append((padded.unflatten(1, (-1, 8)) * powers).sum(2).to(torch.uint8))
+            packed.append(pack_signs(positive))
             lengths.append(length)
             rest = rest - length[:, None] * (2.0 * positive - 1.0)
         return {
@@ -87,31 +83,31 @@ class SignCodes(Codes):
             "length": half(torch.stack(lengths, 1), self._unit),
         }
 
-    def _unpacked(self, codes: Tensor) -> Tensor:
-        """Signs of one level, (n, width)."""
-        return self._signs.index_select(0, codes.flatten().int()).view(len(codes), -1)
-
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """See `Codes`."""
+        """Approximate vectors, (n, D).
+
+        Args:
+            parts: From `encode`.
+        """
         lengths = parts["length"].float() * self._unit
         width = self._matrix.shape[1]
         total = torch.zeros(len(lengths), width)
         for level in range(self.levels):
-            signs = self._unpacked(parts["codes"][:, level])[:, :width]
+            signs = unpack_signs(parts["codes"][:, level])[:, :width]
             total += lengths[:, level, None] * signs
         return self._basis.back(total)
 
     def prepare(self, queries: Tensor) -> Tensor:
-        """See `Codes`: coordinates, filled up to whole bytes with zeros."""
+        """See `ScannedCodes`: coordinates, filled up to whole bytes with zeros."""
         inside = self._basis.into(queries) * self._unit
         return torch.nn.functional.pad(inside, (0, -inside.shape[1] % 8))
 
     def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """See `Codes`."""
+        """See `ScannedCodes`."""
         lengths = parts["length"].float()
         total = prepared.new_zeros((len(prepared), len(lengths)))
         for level in range(self.levels):
-            signs = self._unpacked(parts["codes"][:, level])
+            signs = unpack_signs(parts["codes"][:, level])
             total.addcmul_(prepared @ signs.T, lengths[:, level])
         return total
 

@@ -8,6 +8,9 @@ import recsys.retrieval.planner as planner
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.codes import Basis
 from recsys.retrieval.index import Index
+from recsys.retrieval.prefix_codes import PrefixCodes
+from recsys.retrieval.product_codes import ProductCodes
+from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.rows import Rows
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
@@ -31,7 +34,11 @@ EVERY = [
     ScalarCodes(4, dims=33),
     SignCodes(1),
     SignCodes(4, dims=20),
+    PrefixCodes(20),
+    PrefixCodes(21, bits=4, normalize=True),
+    ProductCodes(10, rotate=False),
 ]
+NETWORKS = RecurrentCodes(20, levels=2, hidden=16, epochs=1)
 
 
 def overlap(found):
@@ -78,21 +85,19 @@ def test_scores_are_products_with_decoded_vectors(codes):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("codes", EVERY, ids=lambda codes: codes.name)
+@pytest.mark.parametrize("codes", [*EVERY, NETWORKS], ids=lambda codes: codes.name)
 def test_length_is_kept(codes):
-    vectors = torch.from_numpy(ITEMS[:500])
-    codes.fit(vectors)
-    times = torch.tensor([0.1, 3.0, 17.0])[:, None, None]
-    once = codes.decode(codes.encode(vectors))
-    for factor in times:
-        scaled = codes.decode(codes.encode(vectors * factor))
-        error = (scaled - once * factor).norm(dim=1) / (once * factor).norm(dim=1)
-        assert float(error.max()) < 0.01
-    zero = codes.decode(codes.encode(torch.zeros(1, 64)))
-    assert not zero.any()
+    """An item twice as long scores twice as high, and one of zeros scores 0."""
+    vectors, queries = torch.from_numpy(ITEMS[:500]), torch.from_numpy(QUERIES[:20])
+    prepared = codes.fitted(vectors).prepare(queries)
+    once = codes.products(prepared, codes.encode(vectors))
+    for factor in (0.1, 3.0, 17.0):
+        scaled = codes.products(prepared, codes.encode(vectors * factor)) / factor
+        assert float((scaled - once).abs().max()) < 0.01 * float(once.abs().max())
+    assert not codes.products(prepared, codes.encode(torch.zeros(1, 64))).any()
 
 
-@pytest.mark.parametrize("codes", EVERY, ids=lambda codes: codes.name)
+@pytest.mark.parametrize("codes", [*EVERY, NETWORKS], ids=lambda codes: codes.name)
 def test_filters_and_updates_are_exact_over_codes_too(codes, monkeypatch):
     monkeypatch.setattr(planner, "_SMALL_FLOATS", 0)
     monkeypatch.setattr(planner, "_SUBSET_SHARE", 10**6)
@@ -143,6 +148,18 @@ def test_a_basis_keeps_products_and_the_main_directions():
         (lambda: Index(np.eye(2), [1, 2], codes=ScalarCodes(4, dims=3)), "at most the 2 values"),
         (lambda: Index(np.zeros((2, 2)), [1, 2], codes=SignCodes(1)), "none that are not zero"),
         (lambda: Index(np.eye(2), [1, 2], rescore=-1), "`rescore` must be"),
+        (lambda: PrefixCodes(0), "`dims` must be at least 1"),
+        (lambda: PrefixCodes(4, bits=5), "`bits` must be 4, 8, 16 or 32"),
+        (lambda: Index(np.eye(2), [1, 2], codes=PrefixCodes(3)), "at most the 2 values"),
+        (lambda: ProductCodes(0), "`parts` and `epochs`"),
+        (lambda: ProductCodes(fidelity=-1.0), "`fidelity` must be"),
+        (lambda: Index(np.eye(2), [1, 2], codes=ProductCodes(3)), "at most the 2 values"),
+        (lambda: Index(np.zeros((2, 2)), [1, 2], codes=ProductCodes(1)), "none that are not zero"),
+        (lambda: RecurrentCodes(0), "`bits` must be from 1"),
+        (lambda: RecurrentCodes(levels=9), "`levels` must be from 1 to 8"),
+        (lambda: RecurrentCodes(hidden=0), "`hidden` and `epochs`"),
+        (lambda: RecurrentCodes(fidelity=-0.5), "`fidelity` must be"),
+        (lambda: Index(np.eye(2)[:1], [1], codes=RecurrentCodes()), "at least 2 must be"),
     ],
 )
 def test_bad_arguments_are_named(call, text):

@@ -40,6 +40,9 @@ def test_numbers_are_those_of_plain_loops():
     )
     shares = [len(t & set(r)) / len(r) for t, r in zip(true, relevant) if r]
     assert found.exact_recall == pytest.approx(np.mean(shares))
+    first = [set(c[:10]) for c in coarse]
+    shares = [len(f & set(r)) / len(r) for f, r in zip(first, relevant) if r]
+    assert found.coarse_recall == pytest.approx(np.mean(shares))
     assert found.coarse_overlap < found.candidates < 1.0
     assert found.lost == found.exact_recall - found.recall
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,9 @@ import pytest
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.adapter import CosineAdapter
 from recsys.retrieval.index import Index
+from recsys.retrieval.prefix_codes import PrefixCodes
+from recsys.retrieval.product_codes import ProductCodes
+from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
@@ -25,7 +29,18 @@ def made(codes=None):
     return index
 
 
-@pytest.mark.parametrize("codes", [None, ScalarCodes(4, dims=8), SignCodes(2)])
+EVERY = [
+    None,
+    ScalarCodes(4, dims=8),
+    SignCodes(2),
+    PrefixCodes(5, bits=16, normalize=True),
+    PrefixCodes(5, bits=8),
+    ProductCodes(5),
+    RecurrentCodes(11, levels=3, hidden=8, epochs=1),
+]
+
+
+@pytest.mark.parametrize("codes", EVERY, ids=lambda codes: "float" if codes is None else codes.name)
 def test_a_loaded_index_finds_the_same(codes, tmp_path):
     index = made(codes)
     again = Index.load(index.save(tmp_path / "index"), version="v1")
@@ -55,6 +70,40 @@ def test_a_loaded_index_takes_updates_and_saves_over_itself(tmp_path):
     assert again.search(QUERIES, 5).ids.tolist() == before.ids.tolist()
     assert "new" in again and "item 0" not in again
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def file_of(tensor):
+    """The file that a tensor's memory is mapped from."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, _, end = line.split()[0].partition("-")
+        if int(start, 16) <= tensor.data_ptr() < int(end, 16):
+            return line.partition("/")[1] + line.partition("/")[2]
+    return ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_vectors_may_stay_on_disk(tmp_path):
+    """Built from a mapped table and loaded again, only codes are copied, nothing is written."""
+    table = VECTORS.astype(np.float32)
+    np.save(tmp_path / "vectors.npy", table)
+    before = (tmp_path / "vectors.npy").read_bytes()
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    index = Index(mapped, range(300), codes=ProductCodes(6), rescore=30)
+    again = Index.load(index.save(tmp_path / "index"))
+    assert [file_of(one._state.vectors.block(0, 300)) for one in (index, again)] == [
+        str(tmp_path / "vectors.npy"), str(tmp_path / "index" / "vectors.npy"),
+    ]  # fmt: skip
+    true = Index(table, range(300)).search(QUERIES, 7)
+    for one in (index, again):
+        found = one.search(QUERIES, 7)
+        assert found.plans == ("codes",) * 9
+        assert found.ids.tolist() == true.ids.tolist()
+        assert found.scores.tobytes() == true.scores.tobytes()
+    index.upsert(table[:1] * 9, [0])
+    assert (tmp_path / "vectors.npy").read_bytes() == before
+    np.save(tmp_path / "bad.npy", np.where(np.arange(300)[:, None] == 7, np.nan, table))
+    with pytest.raises(DataError, match="first row 8"):
+        Index(np.load(tmp_path / "bad.npy", mmap_mode="r").astype(np.float32), range(300))
 
 
 def test_an_empty_index_and_integers_survive(tmp_path):
