@@ -16,6 +16,7 @@ Stability: testing
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pickle
@@ -155,11 +156,9 @@ class TableConformance:
 
     def test_same_index_same_vector_in_another_process(self, tmp_path: Path) -> None:
         """Hash seeds and the order of construction do not matter."""
-        (tmp_path / "table.pkl").write_bytes(pickle.dumps((self.scheme, self.spec)))
-        command = [sys.executable, "-m", "recsys.testing.table", str(tmp_path / "table.pkl")]
-        environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        assert done.stdout.strip() == fingerprint(self.scheme, self.spec)
+        path = tmp_path / "table.pkl"
+        path.write_bytes(pickle.dumps((self.scheme, self.spec)))
+        assert _fingerprint_elsewhere(path) == fingerprint(self.scheme, self.spec)
 
     def test_pad_is_zero_and_stays_zero(self) -> None:
         """Also after a step on it."""
@@ -308,6 +307,26 @@ def fingerprint(scheme: Scheme, spec: TableSpec) -> str:
     return hashlib.sha256(found.tobytes()).hexdigest()
 
 
-if __name__ == "__main__":
-    # Read in the subprocess of the test above, from a file that the test wrote.
-    sys.stdout.write(fingerprint(*pickle.loads(Path(sys.argv[1]).read_bytes())) + "\n")
+@functools.cache
+def _other_process() -> subprocess.Popen[str]:
+    """A Python of its own, with another hash seed; it ends when its input does, with this one."""
+    command = [sys.executable, "-m", "recsys.testing.table"]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+
+def _fingerprint_elsewhere(path: Path) -> str:
+    """What the other process finds for the table in a file."""
+    process = _other_process()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{path}\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+if __name__ == "__main__":  # the other process: reads files that the test above wrote
+    for line in sys.stdin:
+        scheme, spec = pickle.loads(Path(line.rstrip("\n")).read_bytes())
+        sys.stdout.write(fingerprint(scheme, spec) + "\n")
+        sys.stdout.flush()
