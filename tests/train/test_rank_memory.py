@@ -108,6 +108,7 @@ def test_three_ranks_hold_what_one_cannot():
     assert all(0.1 < rank["loss"] < 3.0 for rank in found)
 
 
+@pytest.mark.slow
 def test_one_rank_with_the_same_memory_is_refused_and_fails_if_it_is_not():
     """With ``rank_memory`` the plan says what is missing; without, the allocator does."""
     (found,) = on(1)

@@ -197,6 +197,7 @@ def test_local_tables_on_two_ranks_are_refused(tmp_path, cache):
         run(experiment("embedding.backend=local"), tmp_path, two)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_do_what_one_does(tmp_path, cache):
     """One step on 2 x 128 rows in file order equals one step on 256 rows, metrics included."""
@@ -218,6 +219,7 @@ def test_two_ranks_do_what_one_does(tmp_path, cache):
         np.testing.assert_allclose(second[name].numpy(), value.numpy(), atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_an_error_of_a_rank_names_the_rank(tmp_path, cache):
     options = RunOptions(cache_dir=cache, ranks=2, show="none")

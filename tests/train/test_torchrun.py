@@ -73,6 +73,7 @@ def metrics(folder) -> dict:
     return json.loads((folder / "result.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_costs_time_and_nothing_else(home):
     """12 batches an epoch, the first checkpoint after 6: killed in between, all start again."""
     arguments = ["train", "--config", str(home / "config.yaml"), "--cache-dir", str(home / "cache")]
@@ -114,6 +115,7 @@ def test_other_numbers_of_ranks_go_on_within_the_epoch(home):
     assert (result["fit"]["steps"], result["backend"]) == (18 + 24, "local")
 
 
+@pytest.mark.slow
 def test_ranks_inside_of_ranks_are_refused(home, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")

@@ -67,6 +67,7 @@ def later(first: int) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_long_work_of_one_rank_is_waited_for():
     assert launch(later, (1,), ranks=2, timeout_s=4) >= 7.5

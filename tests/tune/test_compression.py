@@ -90,6 +90,7 @@ def test_recommendation_by_hand():
     assert "within 0.001 of the full tables is half" in lines[3]
 
 
+@pytest.mark.slow
 def test_compares_reports_and_goes_on(tmp_path, capsys):
     schemes = parse_schemes("hash, {kind: hash, multiplex: true}")
     options = CompareOptions((0.5, 0.00001), ("fp32",), cache_dir=tmp_path / "cache")

@@ -253,6 +253,7 @@ def test_without_a_validation_split_there_is_nothing_to_choose_by(tmp_path):
 # --------------------------------------------------------------------------------- compression
 
 
+@pytest.mark.slow
 def test_a_comparison_says_what_its_saved_runs_give(tmp_path):
     said: list[str] = []
     experiment = CFExperiment.parse(LIGHT_GCN)

@@ -84,6 +84,7 @@ def results(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_process(results, case):
     scheme, _, kind = CASES[case]
@@ -98,6 +99,7 @@ def test_two_ranks_equal_one_process(results, case):
             torch.testing.assert_close(result[case][name], value, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pipeline_computes_the_same_bits_or_is_not_used(results):
     """CAFE and CCE choose rows by what the batch before taught; the other four send nothing."""
     plain = set()
