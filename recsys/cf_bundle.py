@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -33,6 +33,8 @@ from recsys.types import PairBatch
 
 View = Literal["ub", "ui", "bi"]
 """Pairs to propagate over: of users and bundles, users and items, or bundles and items."""
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A weight, a probability or a length."""
 
 _ENDS = {"ub": ("user", "bundle"), "ui": ("user", "item"), "bi": ("bundle", "item")}
 
@@ -74,7 +76,7 @@ class BundleModel(RankedPairModel, abc.ABC):
         """What is propagated over."""
         fusion: Literal["late", "early"] = "late"
         """Whether scores of views are added, or their vectors."""
-        view_weights: dict[View, float] = Field(default_factory=dict)
+        view_weights: dict[View, Amount] = Field(default_factory=dict)
         """Of the score of a view (``late``) or of its vectors (``early``); others have 1."""
         num_layers: int = Field(default=1, ge=0)
         """K, steps of propagation of every view."""
@@ -87,7 +89,7 @@ class BundleModel(RankedPairModel, abc.ABC):
         augment: Literal["edges", "messages", "noise", "none"] = "none"
         """What training changes: edges are left out, drawn for every epoch and normalized anew;
         entries of propagated vectors are left out; noise is added to them."""
-        rates: dict[View, float] = Field(default_factory=dict)
+        rates: dict[View, Amount] = Field(default_factory=dict)
         """With which probability edges or entries are left out, or the length of the noise, by the
         pairs that are propagated over or averaged over; others have 0."""
 
@@ -100,14 +102,12 @@ class BundleModel(RankedPairModel, abc.ABC):
                     f"contrast: cross compares two views, and views={list(self.views)}. Set "
                     "contrast to uniform or none."
                 )
-            highest = float("inf") if self.augment == "noise" else 1.0
-            for name, values in (("view_weights", self.view_weights), ("rates", self.rates)):
-                for view, value in values.items():
-                    if not 0 <= value < (highest if name == "rates" else float("inf")):
-                        limit = " and below 1" if name == "rates" and highest == 1 else ""
-                        raise ConfigError(
-                            f"{name}.{view}: expected a number of at least 0{limit}, got {value}."
-                        )
+            for pairs, rate in self.rates.items():
+                if self.augment in ("edges", "messages") and rate >= 1:
+                    raise ConfigError(
+                        f"rates.{pairs}: expected a probability below 1 of leaving {self.augment} "
+                        f"out, got {rate:g}."
+                    )
             return self
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
@@ -120,6 +120,7 @@ class BundleModel(RankedPairModel, abc.ABC):
                 f"views: {list(config.views)} need pairs of users and items, and the data has "
                 "none. Set views to [ub]."
             )
+        self._rates = {str(pairs): rate for pairs, rate in config.rates.items()}
         self._whole = self._operators()
         self._epoch = 0, 0
         self._drawn: dict[str, Adjacency] | None = None
@@ -171,7 +172,7 @@ class BundleModel(RankedPairModel, abc.ABC):
         if self._drawn is None:
             generator = generator_of(self._epoch[1], self._epoch[0])
             self._drawn = {
-                name: whole.drop_edges(self._rate(name[-2:]), generator)
+                name: whole.drop_edges(self._rates.get(name[-2:], 0.0), generator)
                 for name, whole in self._whole.items()
             }
         return self._drawn
@@ -180,9 +181,6 @@ class BundleModel(RankedPairModel, abc.ABC):
         """See `EmbeddingModel`: the edges that are left out are those of this epoch."""
         self._epoch, self._drawn = (epoch, seed), None
 
-    def _rate(self, pairs: str) -> float:
-        return next((rate for name, rate in self.switches.rates.items() if name == pairs), 0.0)
-
     def augmented(self, rows: Tensor, pairs: View) -> Tensor:
         """Propagated rows, in training with entries left out or with noise.
 
@@ -190,7 +188,7 @@ class BundleModel(RankedPairModel, abc.ABC):
             rows: Of a layer, or means.
             pairs: Over which they were propagated.
         """
-        rate = self._rate(pairs)
+        rate = self._rates.get(pairs, 0.0)
         if not self.training or not rate:
             return rows
         if self.switches.augment == "messages":

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.cf_bundle import BundleModel, View
+from recsys.cf_bundle import Amount, BundleModel, View
 from recsys.errors import ConfigError
 from recsys.graph.bundle_negatives import HardBundles, HardPairLoader
 from recsys.graph.epoch_loader import InTurn
@@ -64,7 +64,7 @@ class BGCN(BundleModel):
         """K, steps of propagation of every view."""
         augment: Literal["edges", "messages", "noise", "none"] = "messages"
         """What training changes, see `BundleModel`."""
-        rates: dict[View, float] = Field(default={"ub": 0.3, "ui": 0.3})
+        rates: dict[View, Amount] = Field(default={"ub": 0.3, "ui": 0.3})
         """How much of it, by pairs."""
         slope: float = Field(default=0.01, ge=0, le=1)
         """Of LeakyReLU below 0."""

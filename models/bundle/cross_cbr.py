@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys.cf_bundle import LayeredBundleModel, View
+from recsys.cf_bundle import Amount, LayeredBundleModel, View
 
 
 class CrossCBR(LayeredBundleModel):
@@ -53,7 +53,7 @@ class CrossCBR(LayeredBundleModel):
         """Of that loss, the mean over users, bundles and pairs of views."""
         augment: Literal["edges", "messages", "noise", "none"] = "edges"
         """What training changes, see `BundleModel`."""
-        rates: dict[View, float] = Field(default={"ub": 0.2, "ui": 0.2, "bi": 0.2})
+        rates: dict[View, Amount] = Field(default={"ub": 0.2, "ui": 0.2, "bi": 0.2})
         """How much of it, by pairs."""
 
     config: Config

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys.cf_bundle import LayeredBundleModel, View
+from recsys.cf_bundle import Amount, LayeredBundleModel, View
 
 
 class MultiCBR(LayeredBundleModel):
@@ -49,7 +49,7 @@ class MultiCBR(LayeredBundleModel):
         """What is propagated over."""
         fusion: Literal["late", "early"] = "early"
         """Whether scores of views are added, or their vectors."""
-        view_weights: dict[View, float] = Field(default={"ub": 0.35, "ui": 0.15, "bi": 0.5})
+        view_weights: dict[View, Amount] = Field(default={"ub": 0.35, "ui": 0.15, "bi": 0.5})
         """Of the vectors of every view."""
         num_layers: int = Field(default=2, ge=0)
         """K, steps of propagation of every view."""
@@ -65,7 +65,7 @@ class MultiCBR(LayeredBundleModel):
         """Of that loss."""
         augment: Literal["edges", "messages", "noise", "none"] = "noise"
         """What training changes, see `BundleModel`."""
-        rates: dict[View, float] = Field(default={"ub": 0.2, "ui": 0.1, "bi": 0.1})
+        rates: dict[View, Amount] = Field(default={"ub": 0.2, "ui": 0.1, "bi": 0.1})
         """How much of it, by pairs."""
 
     config: Config

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.graph.bundle_assembly import assemble
 from recsys.graph.bundle_graphs import BundleGraphs, bundles_to_pyg
+from recsys.graph.interaction_graph import InteractionGraph
 
 
 def data(user_item=([1, 2], [7, 9])):
@@ -51,3 +52,22 @@ def test_without_pairs_of_users_and_items():
     assert ("user", "interacts", "item") not in found.edge_types
     assert BundleGraphs.of(data(None)).user_item.shape == (2, 0)
     np.testing.assert_array_equal(found["item"].ids, [7, 8, 9])
+
+
+def test_a_graph_of_users_and_bundles_has_the_same_edges():
+    made = data()
+    graph = InteractionGraph.of(made.user_bundle.train, contents=made.contents)
+    found, wanted = BundleGraphs.of_graph(graph), BundleGraphs.of(made)
+    for name in ("user_bundle", "bundle_item", "user_item"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    assert (found.num_users, found.num_bundles, found.num_items) == (2, 2, 3)
+    with pytest.raises(ConfigError, match="looks into bundles"):
+        BundleGraphs.of_graph(InteractionGraph.of(made.user_bundle.train))
+
+
+def test_overlaps_are_cosines_of_contents():
+    ends, cosines = BundleGraphs.of(data()).overlaps()
+    found = torch.zeros(2, 2).index_put((ends[0], ends[1]), cosines)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+    apart = assemble({"train": ([1, 2], ["a", "b"])}, (["a", "b"], [7, 8]))
+    assert BundleGraphs.of(apart).overlaps()[0].tolist() == [[0, 1], [0, 1]], "no zeros"

@@ -143,8 +143,12 @@ def test_one_view_and_early_fusion():
     for options, text in (
         ({"views": ("ub",)}, "cross compares two views"),
         ({"views": ("ub", "ub")}, "every one once"),
-        ({"rates": {"ub": 1.0}}, r"rates.ub: expected a number of at least 0 and below 1, got 1"),
-        ({"view_weights": {"ui": -1.0}}, "view_weights.ui"),
+        (
+            {"rates": {"ub": 1.0}},
+            r"rates.ub: expected a probability below 1 of leaving edges out, got 1",
+        ),
+        ({"view_weights": {"ui": -1.0}}, r"view_weights.ui\n"),
+        ({"rates": {"uu": 0.1}}, r"rates.uu"),
         ({"layer_weights": {"ui": (1.0,)}}, "layer_weights.ui: expected 2, for layers 0 to"),
     ):
         with pytest.raises(ValidationError, match=text):
