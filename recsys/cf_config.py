@@ -19,6 +19,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recsys.aspect_config import AspectExperiment
+from recsys.aspect_model import AspectModel
 from recsys.base import RecModel
 from recsys.cf import CFModel
 from recsys.cf_fitted import FittedModel
@@ -123,7 +125,7 @@ class CFExperiment(AnyExperiment):
         return self
 
 
-AnyKind = Experiment | CFExperiment | NodeExperiment
+AnyKind = Experiment | CFExperiment | NodeExperiment | AspectExperiment
 """Whatever `recsys train` trains."""
 
 
@@ -158,8 +160,11 @@ def kind_of(data: Mapping[str, Any]) -> type[AnyKind]:
             "recsys.models.graph.": CFExperiment,
             "recsys.models.bundle.": CFExperiment,
             "recsys.models.node.": NodeExperiment,
+            "recsys.models.aspect.": AspectExperiment,
         }
         return next((k for start, k in folders.items() if path.startswith(start)), Experiment)
     if issubclass(found, NodeClassifier):
         return NodeExperiment
+    if issubclass(found, AspectModel):
+        return AspectExperiment
     return CFExperiment if issubclass(found, CFModel) else Experiment

@@ -320,8 +320,8 @@ def _refuse_other_kind(data: Mapping[str, Any], origin: str) -> None:
         raise ConfigError(
             f"{origin}: {found.__name__} does not predict clicks, and what is asked for is made "
             "for models that do. Collaborative filters have `recsys train`, `recsys evaluate`, "
-            "`recsys recommend`, `recsys tune` and `recsys compress`, classifiers of nodes `recsys "
-            "train` and `recsys evaluate`."
+            "`recsys recommend`, `recsys tune` and `recsys compress`, classifiers of nodes and "
+            "models of aspects `recsys train` and `recsys evaluate`."
         )
 
 

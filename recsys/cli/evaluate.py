@@ -59,9 +59,10 @@ def evaluate(
 
     A model that predicts clicks by AUC, logloss, calibration and more, also on rows of a file. A
     collaborative filter by the lists that it gives: every item is ranked for every user, and what
-    the user has seen before is left out. A classifier of nodes by accuracy and F1.
+    the user has seen before is left out. A classifier of nodes by accuracy and F1. A model of
+    aspects by what is near an item in every aspect, judged by the labels of every aspect.
     """
-    from recsys.serving.folder import classifies_nodes, gives_lists
+    from recsys.serving.folder import classifies_nodes, gives_lists, has_aspects
 
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
@@ -73,21 +74,27 @@ def evaluate(
             )
         _ranking(run_dir, split or "test", per_user, compare, as_json, cache_dir)
         return
-    nodes = classifies_nodes(run_dir)
+    kind = "a model that predicts clicks"
+    if classifies_nodes(run_dir):
+        kind = "a classifier of nodes"
+    elif has_aspects(run_dir):
+        kind = "a model of aspects"
     if per_user is not None or compare is not None:
-        kind = "a classifier of nodes" if nodes else "a model that predicts clicks"
         raise ConfigError(
             f"{run_dir} holds {kind}: --per-user and --compare are for collaborative filters."
         )
-    if nodes:
-        if data is not None or columns is not None:
-            raise ConfigError(
-                f"{run_dir} holds a classifier of nodes, which is judged on a split of its run: "
-                "--data and --columns are for models that predict clicks."
-            )
-        _nodes(run_dir, split or "test", as_json, cache_dir)
+    if kind == "a model that predicts clicks":
+        _clicks(run_dir, split, data, columns, as_json, cache_dir)
         return
-    _clicks(run_dir, split, data, columns, as_json, cache_dir)
+    if data is not None or columns is not None:
+        raise ConfigError(
+            f"{run_dir} holds {kind}, which is judged on a split of its run: --data and --columns "
+            "are for models that predict clicks."
+        )
+    if kind == "a classifier of nodes":
+        _nodes(run_dir, split or "test", as_json, cache_dir)
+    else:
+        _aspects(run_dir, split or "test", as_json)
 
 
 def _clicks(
@@ -122,6 +129,16 @@ def _nodes(run_dir: Path, split: str, as_json: bool, cache_dir: Path) -> None:
         click.echo(json.dumps(evaluation.to_json(), indent=1))
         return
     click.echo(f"{metrics_table({split: evaluation.metrics})}\n\n{evaluation.table()}")
+
+
+def _aspects(run_dir: Path, split: str, as_json: bool) -> None:
+    from recsys.evaluate.stored_aspects import evaluate_aspect_run
+
+    evaluation = evaluate_aspect_run(run_dir, split)
+    if as_json:
+        click.echo(json.dumps(evaluation.to_json(), indent=1))
+        return
+    click.echo(f"{split}\n\n{evaluation.table()}")
 
 
 def _ranking(

@@ -50,8 +50,11 @@ class AspectTable:
         label: Number of its label.
         split: Number of the split of every item, by `SPLITS`.
         report: What was left out, and what is odd, by name.
+        vectors: Vectors of the items that were made elsewhere, by name: of their sentences, of a
+            collaborative filter, of pictures.
 
     Shape:
+        - vectors: (items, width) float32 each
         - label_aspect: (labels,) int64
         - item, label: (E,) int64, by item, then label, every pair once
         - split: (items,) int64
@@ -80,9 +83,14 @@ class AspectTable:
     label: np.ndarray
     split: np.ndarray
     report: dict[str, int] = dataclasses.field(default_factory=dict)
+    vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, length, count in (
+            *(
+                (f"vectors of {name}", len(found), len(self.items))
+                for name, found in self.vectors.items()
+            ),
             ("texts", len(self.texts), len(self.items)),
             ("split", len(self.split), len(self.items)),
             ("label_aspect", len(self.label_aspect), len(self.labels)),
@@ -100,6 +108,9 @@ class AspectTable:
                 )
         if len(set(self.aspects)) < len(self.aspects) or not self.aspects:
             raise DataError(f"aspects: expected different names, got {list(self.aspects)}.")
+        for name, found in self.vectors.items():
+            if found.ndim != 2 or not np.isfinite(found).all():
+                raise DataError(f"aspects: expected finite vectors of `{name}`, (items, width).")
         keys = self.item * np.int64(max(1, len(self.labels))) + self.label
         if (np.diff(keys) <= 0).any():
             raise DataError("aspects: expected every item and label once, by item, then label.")
@@ -164,14 +175,23 @@ class AspectTable:
         Returns:
             Both items, the first the smaller, (pairs,) int64 each, in order, every pair once.
         """
-        item, label = self.labels_in(aspect, split)
-        has = csr_array((np.ones(len(item), np.int32), (item, label)),
-                        shape=(len(self), len(self.labels)))  # fmt: skip
+        has = self.has_label(aspect, split)
         alike = (has @ has.T).tocoo()
         first, second = (ends.astype(np.int64) for ends in alike.coords)
         above = first < second
         order = np.lexsort((second[above], first[above]))
         return first[above][order], second[above][order]
+
+    def has_label(self, aspect: str, split: str | None = None) -> csr_array:
+        """Which item has which label of an aspect: sparse (items, labels) of ones, int32.
+
+        Args:
+            aspect: Its name.
+            split: Of which items; None for all.
+        """
+        item, label = self.labels_in(aspect, split)
+        ones = np.ones(len(item), np.int32)
+        return csr_array((ones, (item, label)), shape=(len(self), len(self.labels)))
 
     def labels_of(self, item: int) -> dict[str, list[str]]:
         """Labels of one item by aspect.

@@ -34,6 +34,8 @@ SCHEMA = "schema.json"
 """A file that every model of clicks has."""
 NODES = "nodes.json"
 """A file that every classifier of nodes has."""
+ASPECTS = "aspects.json"
+"""A file that every model of aspects has."""
 _FORMAT = FolderFormat(
     MANIFEST, "recsys model", 1, "Give the folder of a finished run, or its `model` folder."
 )
@@ -142,6 +144,18 @@ def classifies_nodes(directory: Path | str) -> bool:
     return NODES in read_manifest(artefact_folder(directory))["files"]
 
 
+def has_aspects(directory: Path | str) -> bool:
+    """Whether a folder holds a model of aspects.
+
+    Args:
+        directory: An artefact or a run folder.
+
+    Raises:
+        CheckpointError: There is no model, or its manifest is damaged.
+    """
+    return ASPECTS in read_manifest(artefact_folder(directory))["files"]
+
+
 def run_config(folder: Path) -> Path:
     """The configuration of a run folder, of one seed in it, or of the model folder in either.
 
@@ -180,6 +194,11 @@ def check_kind(folder: Path, manifest: Mapping[str, Any], lists: bool) -> None:
             f"{folder} holds {name}, a classifier of nodes, and this is for other models. To judge "
             "it, use `recsys evaluate`; to read it, load_classifier of "
             "recsys.serving.classifier_folder."
+        )
+    if ASPECTS in files:
+        raise CheckpointError(
+            f"{folder} holds {name}, a model of aspects, and this is for other models. To judge "
+            "it, use `recsys evaluate`; to read it, load_aspects of recsys.serving.aspect_folder."
         )
     if not lists and USERS in files:
         raise CheckpointError(

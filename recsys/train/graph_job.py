@@ -16,11 +16,13 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 from tqdm import tqdm
 
+from recsys.aspect_config import AspectExperiment
 from recsys.base import RecModel
 from recsys.cf_config import CFExperiment
 from recsys.embeddings.backend import Backend, resolve_backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError
+from recsys.evaluate.aspects import AspectEvaluation
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.nodes import NodeEvaluation
 from recsys.evaluate.ranking import RankingEvaluation
@@ -39,7 +41,7 @@ from recsys.train.trainer import FitResult, Trainer
 
 _Data = TypeVar("_Data")
 _Model = TypeVar("_Model", bound=RecModel)
-_Found = TypeVar("_Found", bound=NodeEvaluation | RankingEvaluation)
+_Found = TypeVar("_Found", bound=NodeEvaluation | RankingEvaluation | AspectEvaluation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
         report: Whether there are single results, plots and a model card beside the model.
     """
 
-    experiment: CFExperiment | NodeExperiment
+    experiment: CFExperiment | NodeExperiment | AspectExperiment
     cache_dir: Path
     seed: int
     directory: Path

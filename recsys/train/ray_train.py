@@ -25,6 +25,7 @@ import ray.train
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from recsys.aspect_config import AspectExperiment
 from recsys.cf_config import AnyKind, kind_of
 from recsys.errors import ConfigError, RecsysError, TrainingError
 from recsys.folders import write_json
@@ -160,10 +161,11 @@ def _check(experiment: AnyKind, options: RunOptions, cluster: RayOptions) -> Non
             f"a Ray job trains one seed, got {list(experiment.seeds)}. Submit one job a seed, or "
             "train several seeds without Ray."
         )
-    if isinstance(experiment, NodeExperiment):
-        raise ConfigError(
-            "a classifier of nodes is trained in one process. Train it without Ray (--ray)."
+    if isinstance(experiment, NodeExperiment | AspectExperiment):
+        kind = (
+            "classifier of nodes" if isinstance(experiment, NodeExperiment) else "model of aspects"
         )
+        raise ConfigError(f"a {kind} is trained in one process. Train it without Ray (--ray).")
     if options.ranks > 1:
         raise ConfigError(
             f"with Ray every worker is a rank, got ranks={options.ranks}. Set `workers` instead."

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from recsys.aspect_config import AspectExperiment
 from recsys.cf_config import AnyKind, CFExperiment
 from recsys.config import Experiment
 from recsys.data.prepare import prepare
@@ -23,8 +24,10 @@ from recsys.data.prepared import Prepared
 from recsys.embeddings.backend import resolve_backend
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import without_nan
+from recsys.evaluate.stored_aspects import aspect_items
 from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
+from recsys.train.aspect_job import AspectJob
 from recsys.train.display import Show
 from recsys.train.folder import check_free, locked, open_run
 from recsys.train.job import SeedJob, SeedResult, goal_of
@@ -170,10 +173,10 @@ def _run(experiment: AnyKind, directory: Path, options: RunOptions, ranks: Ranks
         options = dataclasses.replace(options, resume=ranks.on_first(take))
         start = time.perf_counter()
         prepared, oracle = None, {}
-        if isinstance(experiment, CFExperiment | NodeExperiment):
-            _fetched(experiment, Path(options.cache_dir), ranks)
-        else:
+        if isinstance(experiment, Experiment):
             prepared, oracle = _prepared(experiment, Path(options.cache_dir), ranks)
+        else:
+            _fetched(experiment, Path(options.cache_dir), ranks)
         ready = time.perf_counter() - start
         folder = None if prepared is None else prepared.directory
         arguments = experiment, directory, options, folder, oracle
@@ -219,12 +222,17 @@ def _prepared(
     return found or make()
 
 
-def _fetched(experiment: CFExperiment | NodeExperiment, cache: Path, ranks: Ranks) -> None:
+def _fetched(
+    experiment: CFExperiment | NodeExperiment | AspectExperiment, cache: Path, ranks: Ranks
+) -> None:
     """Files are fetched and made by the first rank, then by the first of every other host."""
 
     def make() -> None:
         if isinstance(experiment, NodeExperiment):
             experiment.dataset.build().nodes(cache)
+            return
+        if isinstance(experiment, AspectExperiment):
+            aspect_items(experiment, cache)
             return
         dataset = experiment.dataset.build()
         dataset.splits(cache)
@@ -274,11 +282,13 @@ def train_seeds(
                 "on_evaluation": options.on_evaluation, "storage": storage,
                 "report": options.report,
             }  # fmt: skip
-            job: SeedJob | RankingJob | NodeJob
+            job: SeedJob | RankingJob | NodeJob | AspectJob
             if isinstance(experiment, CFExperiment):
                 job = RankingJob(experiment, Path(options.cache_dir), **shared)
             elif isinstance(experiment, NodeExperiment):
                 job = NodeJob(experiment, Path(options.cache_dir), **shared)
+            elif isinstance(experiment, AspectExperiment):
+                job = AspectJob(experiment, Path(options.cache_dir), **shared)
             else:
                 assert prepared is not None
                 job = SeedJob(experiment, prepared, oracle, **shared)
