@@ -78,6 +78,10 @@ class BundleModel(RankedPairModel, abc.ABC):
         """Whether scores of views are added, or their vectors."""
         view_weights: dict[View, Amount] = Field(default_factory=dict)
         """Of the score of a view (``late``) or of its vectors (``early``); others have 1."""
+        unseen: Literal["row", "nothing"] = "row"
+        """What a user or bundle without a pair has in a view of such pairs: its row, as in the
+        papers, or nothing. Bundles that nobody took are only ever negatives, so their rows say that
+        nobody wants them; with ``nothing`` the views that know their items say who does."""
         num_layers: int = Field(default=1, ge=0)
         """K, steps of propagation of every view."""
         contrast: Literal["cross", "uniform", "none"] = "none"
@@ -122,6 +126,7 @@ class BundleModel(RankedPairModel, abc.ABC):
             )
         self._rates = {str(pairs): rate for pairs, rate in config.rates.items()}
         self._whole = self._operators()
+        self._seen = self._with_pairs() if config.unseen == "nothing" else {}
         self._epoch = 0, 0
         self._drawn: dict[str, Adjacency] | None = None
 
@@ -159,6 +164,14 @@ class BundleModel(RankedPairModel, abc.ABC):
         if "bi" in found:
             found["mean ui"] = self.graphs.to_users()
         return found
+
+    def _with_pairs(self) -> dict[str, Tensor]:
+        """1 for users and bundles with pairs, else 0, by view, (U + B, 1) each."""
+        graphs, ones = self.graphs, torch.ones(self.graph.num_items)
+        users = graphs.user_item[0].bincount(minlength=graphs.num_users)
+        by_items = torch.cat([(users > 0).float(), ones])[:, None]
+        degrees = torch.cat([self.graph.user_degrees(), self.graph.item_degrees()])
+        return {"ub": (degrees > 0).float()[:, None], "ui": by_items, "bi": by_items}
 
     def operators(self, device: torch.device) -> dict[str, Adjacency]:
         """The operators of a step: whole ones, or those of the epoch with edges left out.
@@ -238,6 +251,9 @@ class BundleModel(RankedPairModel, abc.ABC):
                 made = self.propagated(view, operators[view], rows[users:])
                 means = self.averaged("ui", operators["mean ui"], made[bundles:])
                 found.append(torch.cat([means, made[:bundles]]))
+        if self._seen:
+            self._seen = {view: seen.to(rows.device) for view, seen in self._seen.items()}
+            found = [part * self._seen[view] for view, part in zip(self.switches.views, found)]
         return found
 
     def fused(self, views: Sequence[Tensor]) -> Tensor:

@@ -137,6 +137,19 @@ def test_weights_of_views_are_weights_of_scores():
     torch.testing.assert_close(made.scores(torch.arange(3)), wanted)
 
 
+def test_those_without_pairs_may_have_nothing_in_a_view():
+    """Nobody took the last bundle; the last user took no item."""
+    made = model(unseen="nothing").eval()
+    items, bundles = views(rows_of(made), 1)
+    items[2] = 0
+    bundles[6] = 0
+    torch.testing.assert_close(torch.cat(made.vectors()), torch.cat([items, bundles], 1))
+    made.train().loss(BATCH).backward()
+    (table,) = made.embeddings.table_parameters()
+    assert table.grad[10].abs().sum() == 0, "of the row of the last bundle, a negative"
+    assert table.grad.isfinite().all()
+
+
 def test_one_view_and_early_fusion():
     made = model(views=("ui",), contrast="uniform", fusion="early").eval()
     torch.testing.assert_close(torch.cat(made.vectors()), views(rows_of(made), 1)[0])
