@@ -63,8 +63,6 @@ class AspectModel(RecModel, abc.ABC):
     projects: ClassVar[bool] = True
     """Whether fixed vectors are projected to `embedding_dim`, as `fields` has them."""
 
-    config: Config
-
     def __init__(self, config: Config, table: AspectTable) -> None:
         super().__init__(config, aspect_schema(config, table))
         self.table, self.aspects = table, table.aspects
@@ -79,6 +77,7 @@ class AspectModel(RecModel, abc.ABC):
         if config.text is not None:
             self.text = TextFeatures(table.texts, config.text, table.members("train"))
         self.brought = _side_by_side(table)
+        self.embedding_dim = config.embedding_dim
         self.num_fields = len(self.schema.keys) + len(self.schema.vectors)
         self.projections = nn.ModuleList(
             nn.Linear(vector.dim, config.embedding_dim, bias=False)
@@ -148,7 +147,7 @@ class AspectModel(RecModel, abc.ABC):
     @property
     def fields_width(self) -> int:
         """Width of what `fields` gives."""
-        return self.num_fields * self.config.embedding_dim
+        return self.num_fields * self.embedding_dim
 
     def fields(self, batch: Batch) -> Tensor:
         """What is trained on: the sum of a text's grams, the id's vector, projected fixed vectors.

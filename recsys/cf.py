@@ -51,6 +51,8 @@ class CFModel(RecModel, abc.ABC):
     """Whether the graph must have a knowledge graph."""
     needs_contents: bool = False
     """Whether the items must be bundles of which the graph knows the contents."""
+    needs_descriptions: bool = False
+    """Whether the graph must have texts and concepts of users and items."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, self.schema_of(config, graph))
@@ -71,6 +73,11 @@ class CFModel(RecModel, abc.ABC):
     def knows_unseen_items(self) -> bool:
         """Whether more than a start value is known of items that nobody has in training."""
         return self.graph.knowledge is not None
+
+    @property
+    def knows_unseen_users(self) -> bool:
+        """Whether more than a start value is known of users who have nothing in training."""
+        return False
 
     @abc.abstractmethod
     def scores(self, users: Tensor) -> Tensor:

@@ -64,9 +64,9 @@ def _kind(path: str) -> _Kind:
 
     kinds = (
         (BundleDatasetBlock, _bundles),
+        (ConceptDatasetBlock, _concepts),
         (InteractionDatasetBlock, _interactions),
         (AspectDatasetBlock, _aspects),
-        (ConceptDatasetBlock, _concepts),
         (NodeDatasetBlock, _nodes),
     )
     return next((kind for kind in kinds if _is_a(path, kind[0].base)), (DatasetBlock, _log))

@@ -21,6 +21,52 @@ Pairs = tuple[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Descriptions:
+    """What is known of users and items beside who took what: texts, and named concepts.
+
+    Args:
+        user_concepts: What users are known to be about; the items of it are the concepts.
+        item_concepts: What items are known to be about.
+        user_texts: A text of every user.
+        item_texts: A text of every item.
+
+    Raises:
+        DataError: Parts are about other users, items or concepts.
+
+    Example:
+        >>> names, concepts = Names(["a", "b"]), Names(["red", "round"])
+        >>> about = Interactions(names, concepts, np.array([1]), np.array([0]))
+        >>> Descriptions(about, about, ("", "red"), ("", "red")).concepts.values.tolist()
+        ['red', 'round']
+    """
+
+    user_concepts: Interactions
+    item_concepts: Interactions
+    user_texts: tuple[str, ...]
+    item_texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        parts = (("user", self.user_concepts, self.user_texts),
+                 ("item", self.item_concepts, self.item_texts))  # fmt: skip
+        for name, pairs, texts in parts:
+            if len(texts) != pairs.num_users:
+                raise DataError(
+                    f"{name}_texts: expected {pairs.num_users:,}, one a {name}, got {len(texts):,}."
+                )
+        both = [pairs.items.values for _, pairs, _ in parts]
+        if not np.array_equal(both[0], both[1]):
+            raise DataError(
+                f"expected one list of concepts for users and items, got {len(both[0]):,} and "
+                f"{len(both[1]):,}."
+            )
+
+    @property
+    def concepts(self) -> Names:
+        """Names of the concepts."""
+        return self.user_concepts.items
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class ConceptMatches:
     """What explicit concept spaces learn from.
 
@@ -81,6 +127,13 @@ class ConceptMatches:
     def items(self) -> Names:
         """Ids of the items."""
         return self.relevance.train.items
+
+    @property
+    def descriptions(self) -> Descriptions:
+        """Texts and concepts, queries as users."""
+        return Descriptions(
+            self.query_concepts, self.item_concepts, self.query_texts, self.item_texts
+        )
 
 
 def concept_matches(

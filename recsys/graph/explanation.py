@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-NodeKind = Literal["user", "item", "entity"]
+NodeKind = Literal["user", "item", "entity", "concept"]
 
 
 class Node(NamedTuple):

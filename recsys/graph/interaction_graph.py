@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recsys.errors import DataError
 from recsys.graph.bundles import BundleContents
+from recsys.graph.concepts import Descriptions
 from recsys.graph.interactions import Interactions
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.schema import OOV_INDEX, Categorical, Label, Schema
@@ -37,13 +38,14 @@ class InteractionGraph:
         weight: Of every edge, or None for all 1.
         knowledge: What is known about items, or None.
         contents: What is in the items, which are bundles, or None.
+        descriptions: Texts and concepts of users and items, or None.
 
     Shape:
         - user, item: (E,) int64
         - weight: (E,) float32
 
     Raises:
-        DataError: There is no edge, or the contents are of other users or bundles.
+        DataError: There is no edge, or the contents or descriptions are of other users or items.
 
     Example:
         >>> graph = InteractionGraph(2, 3, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 2]))
@@ -60,10 +62,18 @@ class InteractionGraph:
     weight: Tensor | None = None
     knowledge: KnowledgeGraph | None = None
     contents: BundleContents | None = None
+    descriptions: Descriptions | None = None
 
     def __post_init__(self) -> None:
         if len(self.user) == 0:
             raise DataError("the graph has no edge: expected at least one training interaction.")
+        if self.descriptions is not None:
+            found = len(self.descriptions.user_texts), len(self.descriptions.item_texts)
+            if found != (self.num_users, self.num_items):
+                raise DataError(
+                    f"descriptions: expected those of {self.num_users:,} users and "
+                    f"{self.num_items:,} items, got {found[0]:,} and {found[1]:,}."
+                )
         if self.contents is not None:
             alone = self.contents.user_item
             users = self.num_users if alone is None else alone.num_users
@@ -81,6 +91,7 @@ class InteractionGraph:
         knowledge: KnowledgeGraph | None = None,
         weighted: bool = False,
         contents: BundleContents | None = None,
+        descriptions: Descriptions | None = None,
     ) -> InteractionGraph:
         """The graph of the training interactions.
 
@@ -89,10 +100,11 @@ class InteractionGraph:
             knowledge: About their items.
             weighted: Whether edges have the weights of the pairs; else all 1.
             contents: Of the items, where those are bundles.
+            descriptions: Texts and concepts of users and items.
 
         Raises:
-            DataError: There is none, weights are asked for and there are none, or the contents are
-                of other users or bundles.
+            DataError: There is none, weights are asked for and there are none, or the contents or
+                descriptions are of other users or items.
         """
         weight = None
         if weighted:
@@ -102,6 +114,7 @@ class InteractionGraph:
         return cls(
             train.num_users, train.num_items, torch.from_numpy(train.user.astype(np.int64)),
             torch.from_numpy(train.item.astype(np.int64)), weight, knowledge, contents,
+            descriptions,
         )  # fmt: skip
 
     @property

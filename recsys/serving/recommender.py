@@ -71,6 +71,8 @@ class Recommender:
         self._matrix = graph.matrix()
         self._degrees = graph.item_degrees()
         self._trained_users = graph.user_degrees() > 0
+        if model.knows_unseen_users:
+            self._trained_users = torch.ones_like(self._trained_users)
         for names in (self.users, self.items):  # builds the index now, not in a request
             names.numbers(names.values[:1])
 
@@ -503,6 +505,9 @@ class Recommender:
         if node.kind == "entity":
             knowledge = self.model.graph.knowledge
             return node.id if knowledge is None else knowledge.entities.values[node.id]
+        if node.kind == "concept":
+            about = self.model.graph.descriptions
+            return node.id if about is None else about.concepts.values[node.id]
         names = self.users if node.kind == "user" else self.items
         return names.values[node.id]
 

@@ -8,6 +8,7 @@
     seen.parquet           pairs of other splits, which are left out of recommendations too
     knowledge/             the knowledge graph, if there is one
     contents/              what is in the items, where they are bundles
+    descriptions/          texts and concepts of users and items, if there are any
     vectors.safetensors    final vectors of users and items, for models that have them
 
 Stability: caller
@@ -32,6 +33,7 @@ from recsys.config import class_path
 from recsys.config_problems import describe
 from recsys.errors import CheckpointError, RecsysError
 from recsys.graph.bundles import BundleContents, Bundles
+from recsys.graph.concepts import Descriptions
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
@@ -51,8 +53,8 @@ from recsys.serving.weights_file import write_weights
 
 VECTORS = "vectors.safetensors"
 _ITEMS, _TRAIN, _SEEN = "items.parquet", "train.parquet", "seen.parquet"
-_KNOWLEDGE, _CONTENTS = "knowledge", "contents"
-_PAIRS = "pairs.parquet"
+_KNOWLEDGE, _CONTENTS, _DESCRIPTIONS = "knowledge", "contents", "descriptions"
+_PAIRS, _CONCEPTS, _ABOUT = "pairs.parquet", "concepts.parquet", "concepts_of_"
 
 
 class Stored(NamedTuple):
@@ -104,6 +106,8 @@ def save_recommender(
             _write_knowledge(draft / _KNOWLEDGE, model.graph.knowledge)
         if model.graph.contents is not None:
             _write_contents(draft / _CONTENTS, model.graph.contents)
+        if model.graph.descriptions is not None:
+            _write_descriptions(draft / _DESCRIPTIONS, model.graph.descriptions)
         if isinstance(model, EmbeddingModel):
             users, items = model.vectors()
             vectors = {"user": users.clone().contiguous(), "item": items.clone().contiguous()}
@@ -175,8 +179,11 @@ def _read_graph(
     if f"{_CONTENTS}/{_ITEMS}" in files:
         has_pairs = f"{_CONTENTS}/{_TRAIN}" in files
         contents = _read_contents(folder / _CONTENTS, users, items, has_pairs)
+    about = None
+    if f"{_DESCRIPTIONS}/{_CONCEPTS}" in files:
+        about = _read_descriptions(folder / _DESCRIPTIONS, users, items)
     weighted = train.weight is not None
-    return train, seen, InteractionGraph.of(train, knowledge, weighted, contents)
+    return train, seen, InteractionGraph.of(train, knowledge, weighted, contents, about)
 
 
 def _write_pairs(path: Path, parts: Sequence[Interactions], weighted: bool) -> None:
@@ -238,3 +245,22 @@ def _read_contents(folder: Path, users: Names, bundles: Names, has_pairs: bool) 
     bundle, item = (table[name].to_numpy().astype(np.int64) for name in ("bundle", "item"))
     alone = _read_pairs(folder / _TRAIN, users, items) if has_pairs else None
     return BundleContents(Bundles(bundles, items, bundle, item), alone)
+
+
+def _write_descriptions(folder: Path, about: Descriptions) -> None:
+    """Names of the concepts; texts of users and of items, and which is about what."""
+    folder.mkdir()
+    pq.write_table(pa.table({"id": pa.array(about.concepts.values)}), folder / _CONCEPTS)
+    sides = ((USERS, about.user_texts, about.user_concepts),
+             (_ITEMS, about.item_texts, about.item_concepts))  # fmt: skip
+    for name, texts, pairs in sides:
+        pq.write_table(pa.table({"text": list(texts)}), folder / name, compression="zstd")
+        _write_pairs(folder / f"{_ABOUT}{name}", [pairs], False)
+
+
+def _read_descriptions(folder: Path, users: Names, items: Names) -> Descriptions:
+    concepts = Names(pq.read_table(folder / _CONCEPTS)["id"].to_numpy())
+    texts = [tuple(pq.read_table(folder / name)["text"].to_pylist()) for name in (USERS, _ITEMS)]
+    pairs = [_read_pairs(folder / f"{_ABOUT}{name}", names, concepts)
+             for name, names in ((USERS, users), (_ITEMS, items))]  # fmt: skip
+    return Descriptions(pairs[0], pairs[1], texts[0], texts[1])

@@ -32,6 +32,7 @@ from recsys.config import class_path
 from recsys.embeddings.compression.plan import CompressionConfig
 from recsys.errors import ConfigError
 from recsys.graph.bundles import BundleContents, Bundles
+from recsys.graph.concepts import Descriptions
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
@@ -53,6 +54,13 @@ _BUNDLES = {
     "class": "recsys.datasets.planted_bundles.PlantedBundles",
     "num_users": 40, "num_items": 30, "num_bundles": 30, "num_communities": 3,
     "split": {"kind": "by_user", "valid": 0.0, "test": 0.2},
+}  # fmt: skip
+
+
+_CONCEPTS = {
+    "class": "recsys.datasets.planted_concepts.PlantedConcepts",
+    "num_queries": 40, "num_items": 30, "num_concepts": 6, "concepts_each": 2,
+    "split": {"valid": 0.0, "test": 0.2},
 }  # fmt: skip
 
 
@@ -112,6 +120,24 @@ def tiny_contents() -> BundleContents:
     return BundleContents(bundles, alone)
 
 
+def tiny_descriptions() -> Descriptions:
+    """Two words of the group of every user and item, and its group as a concept, for most.
+
+    The last user has no text; every fifth user and item has no known concept.
+    """
+    random = np.random.default_rng(6)
+    concepts = Names([f"about {n}" for n in range(_GROUPS)])
+    parts = []
+    for letter, count in (("u", NUM_USERS), ("i", NUM_ITEMS)):
+        names = Names([f"{letter}{n}" for n in range(count)])
+        texts = [f"g{n % _GROUPS}w{random.integers(2)} g{n % _GROUPS} n{random.integers(9)}"
+                 for n in range(count)]  # fmt: skip
+        told = np.flatnonzero(np.arange(count) % 5 > 0)
+        parts.append((Interactions(names, concepts, told, told % _GROUPS), texts))
+    (users, user_texts), (items, item_texts) = parts
+    return Descriptions(users, items, (*user_texts[:-1], ""), tuple(item_texts))
+
+
 class CFModelConformance:
     """Inherit, name the model and a small config, and run pytest."""
 
@@ -138,7 +164,10 @@ class CFModelConformance:
         """The tiny graph, with what the model needs to know of its items."""
         knowledge = tiny_knowledge() if self.model.needs_knowledge else None
         contents = tiny_contents() if self.model.needs_contents else None
-        return InteractionGraph.of(train or tiny_interactions(), knowledge, contents=contents)
+        about = tiny_descriptions() if self.model.needs_descriptions else None
+        return InteractionGraph.of(
+            train or tiny_interactions(), knowledge, contents=contents, descriptions=about
+        )
 
     def build(self, seed: int = 1, train: Interactions | None = None, **changes: Any) -> CFModel:
         """Fitted, or with start values of a seed; in eval mode."""
@@ -360,8 +389,9 @@ class CFModelConformance:
     def experiment(self, **train: Any) -> CFExperiment:
         """A small job with the model."""
         config = self.config.model_dump(mode="json", exclude_defaults=True)
+        dataset = _BUNDLES if self.model.needs_contents else _DATASET
         return CFExperiment.parse({
-            "dataset": _BUNDLES if self.model.needs_contents else _DATASET,
+            "dataset": _CONCEPTS if self.model.needs_descriptions else dataset,
             "model": {"class": class_path(self.model), **config},
             "sampling": self.sampling.model_dump(mode="json"),
             "embedding": {"learning_rate": self.learning_rate},

@@ -40,26 +40,29 @@ def draw_aspects(
     for evaluation in evaluations:
         found.append(folder / f"leakage_{evaluation.name}.png")
         size = 2.6 + 0.9 * len(evaluation.aspects), 1.9 + 0.6 * len(evaluation.rows)
-        plots.draw(found[-1], lambda figure, e=evaluation: draw_leakage(figure, e), size)
+        plots.draw(
+            found[-1], lambda figure, e=evaluation: leakage_table(figure.subplots(), e), size
+        )
     return found
 
 
-def draw_leakage(figure: Any, evaluation: AspectEvaluation) -> None:
+def leakage_table(axis: Any, evaluation: AspectEvaluation) -> None:
     """MAP of vectors of an aspect (rows) judged by labels of an aspect (columns).
 
     Args:
-        figure: Empty.
+        axis: Empty.
         evaluation: With the matrix.
     """
-    axis, table = figure.subplots(), evaluation.leakage
-    axis.imshow(table, cmap="Blues", vmin=0, vmax=max(float(np.nanmax(table)), 1e-9))
+    table = evaluation.leakage
+    highest = max(float(np.nanmax(table)), 1e-9)
+    axis.imshow(table, cmap="Blues", vmin=0, vmax=highest)
     axis.grid(visible=False)
     for row in range(len(table)):
         for column in range(table.shape[1]):
             value = float(table[row, column])
-            color = "white" if value > 0.6 * np.nanmax(table) else "black"
             text = "-" if np.isnan(value) else f"{value:.2f}"
-            axis.text(column, row, text, ha="center", va="center", color=color, fontsize=9,
+            axis.text(column, row, text, ha="center", va="center", fontsize=9,
+                      color="white" if value > 0.6 * highest else "black",
                       fontweight="bold" if row == column else "normal")  # fmt: skip
     axis.set_xticks(range(table.shape[1]), evaluation.aspects, rotation=30, ha="right")
     axis.set_yticks(range(len(table)), evaluation.rows)
