@@ -295,7 +295,7 @@ def paint(
     ends = []
     for number, (name, seeds) in enumerate(sorted(records.items())):
         curve = seeds[0]["curve"]
-        x = [max(point["cpu_seconds"], 0.01) for point in curve]
+        x = [max(point["cpu_seconds"], 1.0) for point in curve]
         y = [point["metrics"]["recall@20"] for point in curve]
         color, dashed = plots.color(number % 8), number >= 8
         if len(curve) == 1:
@@ -304,23 +304,39 @@ def paint(
             axis.plot(
                 x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4
             )
-        ends.append((y[-1], x[-1], name, color))
+        ends.append((y[-1], x[-1], f"{name} {y[-1]:.4f}".replace("0.", "."), color))
     for name, value in lines.items():
         axis.axhline(value, color="0.6", linewidth=0.8, linestyle=":")
-        axis.annotate(name, (0.012, value), fontsize=7, color="0.4", va="bottom")
-    low, high = axis.get_ylim()
-    place = -np.inf
-    for y, x, name, color in sorted(ends):  # labels at the right, none upon another
-        place = max(y, place + (high - low) * 0.028)
+        axis.annotate(f"published: {name}", (1.1, value), fontsize=7, color="0.4", va="bottom")
+    values = [*(end[0] for end in ends), *lines.values()]
+    best = max(values)
+    low, high = max(min(values), 0.5 * best) - 0.02 * best, 1.03 * best
+    axis.set_ylim(low, high)  # what is far below has a label only
+    ends.sort()
+    for place, (y, x, text, color) in zip(spread([end[0] for end in ends], low, high), ends):
+        line = {"arrowstyle": "-", "color": color, "lw": 0.4} if y >= low else None
         axis.annotate(
-            name, (x, y), xytext=(1.01, place), textcoords=("axes fraction", "data"), fontsize=8,
-            color=color, va="center", arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4},
+            text, (x, max(y, low)), xytext=(1.01, place), textcoords=("axes fraction", "data"),
+            fontsize=8, color=color, va="center", arrowprops=line,
         )  # fmt: skip
     axis.set_xscale("log")
     axis.set_xlabel("CPU seconds of training or fitting (log)")
     axis.set_ylabel("recall@20")
     axis.set_title(title)
     figure.get_layout_engine().set(rect=(0, 0, 0.86, 1))
+
+
+def spread(values: Sequence[float], low: float, high: float) -> list[float]:
+    """Places of labels near rising values, within the limits and none upon another."""
+    gap = min(0.03, 1 / max(1, len(values))) * (high - low)
+    places: list[float] = []
+    for value in values:
+        places.append(max(value, low, places[-1] + gap if places else low))
+    most = high
+    for number in reversed(range(len(places))):
+        places[number] = min(places[number], most)
+        most = places[number] - gap
+    return places
 
 
 def arguments() -> argparse.Namespace:
