@@ -1,15 +1,24 @@
-"""What codes of an index keep, what they weigh, and how long a search takes.
+"""What codes of an index keep, under filters and cut off, and how long a search takes.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py --items 100000 --dim 128
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py --items 100000 --dim 128 --only codes
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py --run runs/knowledge/light_gcn/seed-1
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py --vectors items.npy --queries users.npy
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/index.py --filters
 
-Random vectors in clusters by default, of varied length and with axes of falling width, as those of
-trained recommenders are. ``coarse`` is the share of the exact top k that the codes alone keep,
-``in pool`` the share among the candidates that are scored again, ``overlap`` what comes out. Times
-are of one query alone, wall clock. With --filters, exact searches under filters: the share of the
-allowed top k found, against a full sort, and the time by plan.
+Made vectors by default: in clusters, of varied length and with axes of falling width, as those of
+trained recommenders are, with planted relevant items. With --run those of a trained recommender;
+relevant is what its run held out, and what users were trained on is left out of lists.
+
+Codes: ``coarse`` is the share of the exact top k that the codes alone keep, ``in pool`` the share
+among the candidates that are scored again, ``overlap`` what comes out; ``R coarse``, ``R`` and
+``lost`` are recall of relevant items by the codes alone, after scoring again, and what that is
+below the exact one. ``+ pairs`` are codes that learned from queries and their training items.
+``alone`` is faiss without our index: no rescoring, no filters. Times are of one query alone, wall
+clock.
+
+Filters: exact searches, the share of the allowed top k found against a full sort, and the time.
+Cut-off: `CosineAdapter` on the best 100 of every query, judged on queries that it has not seen; on
+titles of BundleRec where --titles is there, else on the same vectors.
 """
 
 import argparse
@@ -19,52 +28,122 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from index_vectors import Own, clustered, planted, titles, trained
 from printing import machine, say, table
+from recsys.retrieval.adapter import CosineAdapter, labelled
+from recsys.retrieval.codes import Codes
+from recsys.retrieval.faiss_codes import FaissCodes, available
 from recsys.retrieval.fidelity import fidelity
 from recsys.retrieval.index import Index
+from recsys.retrieval.prefix_codes import PrefixCodes
+from recsys.retrieval.product_codes import ProductCodes
+from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
-
-def clustered(count: int, dim: int, seed: int, clusters: int = 200) -> np.ndarray:
-    """Vectors around centres that are the same for all seeds."""
-    width = np.linspace(1.0, 0.1, dim)
-    centres = np.random.default_rng(0).normal(size=(clusters, dim)) * 1.5 * width
-    random = np.random.default_rng(seed)
-    made = centres[random.integers(0, clusters, count)] + random.normal(size=(count, dim)) * width
-    return (made * random.lognormal(0, 0.3, (count, 1))).astype(np.float32)
+TABLES = ("codes", "filters", "cutoff")
 
 
-def codes_table(vectors: np.ndarray, queries: np.ndarray, k: int, rescore: int) -> None:
-    """A row for every code."""
-    half, quarter = vectors.shape[1] // 2, vectors.shape[1] // 4
-    every = [
-        None, ScalarCodes(8), ScalarCodes(4), ScalarCodes(8, half), ScalarCodes(4, half),
-        ScalarCodes(8, quarter), ScalarCodes(4, quarter), SignCodes(1), SignCodes(2), SignCodes(4),
+def every_code(own: Own, epochs: int) -> list[tuple[str, Codes | None]]:
+    """Label and codes, from most to least bytes within a kind."""
+    dim = own.items.shape[1]
+    half, quarter = max(1, dim // 2), max(1, dim // 4)
+    plain: list[Codes | None] = [
+        None, ScalarCodes(8), ScalarCodes(8, half), ScalarCodes(4), ScalarCodes(8, quarter),
+        ScalarCodes(4, half), ScalarCodes(4, quarter), PrefixCodes(half), PrefixCodes(half, 8),
+        SignCodes(4), SignCodes(2), SignCodes(1), ProductCodes(quarter),
+        ProductCodes(max(1, dim // 8)),
     ]  # fmt: skip
-    rows = [["codes", "bytes", "coarse", "in pool", "overlap", "p50 ms", "p99 ms", "exact ms"]]
-    for codes in every:
-        index = Index(vectors, range(len(vectors)), codes=codes, rescore=rescore)
-        found = fidelity(index, queries, k)
-        shares = (found.coarse_overlap, found.candidates, found.overlap)
-        times = (found.p50_ms, found.p99_ms, found.exact_p50_ms)
-        rows.append(
-            [found.name, str(found.row_bytes)]
-            + [f"{value:.4f}" for value in shares]
-            + [f"{value:.2f}" for value in times]
+    found = [("float32" if codes is None else codes.name, codes) for codes in plain]
+    if own.pairs is not None:
+        codes = ProductCodes(quarter, pairs=own.pairs, epochs=epochs)
+        found.append((codes.name + " + pairs", codes))
+    for levels in (1, 2, 4):
+        codes = RecurrentCodes(dim, levels, epochs=epochs)
+        found.append((codes.name, codes))
+        if own.pairs is not None:
+            codes = RecurrentCodes(dim, levels, epochs=epochs, pairs=own.pairs)
+            found.append((codes.name + " + pairs", codes))
+    if available():
+        cells = max(4, min(1024, len(own.items) // 64))
+        for factory, search in (
+            ("HNSW32", "efSearch=64"),
+            (f"IVF{cells},Flat", f"nprobe={max(1, cells // 16)}"),
+            (f"IVF{cells},SQ8", f"nprobe={max(1, cells // 16)}"),
+        ):
+            codes = FaissCodes(factory, search)
+            found.append((codes.name, codes))
+    return found
+
+
+def codes_table(own: Own, k: int, rescore: int, epochs: int) -> None:
+    """A row for every code, then for every index of faiss alone."""
+    dim = own.items.shape[1]
+    head = ["codes", "bytes", "bits/dim", "coarse", "in pool", "overlap", "R coarse", "R", "lost"]
+    rows = [[*head, "p50 ms", "p99 ms", "built s"]]
+    true = None
+    for label, codes in every_code(own, epochs):
+        start = time.process_time()
+        index = Index(
+            own.items, range(len(own.items)), prior=own.prior, codes=codes, rescore=rescore
         )
-        say(found.name)
+        built = time.process_time() - start
+        found = fidelity(index, own.queries, k, own.relevant, own.seen)
+        shares = (
+            found.coarse_overlap, found.candidates, found.overlap, found.coarse_recall,
+            found.recall, found.lost,
+        )  # fmt: skip
+        rows.append(
+            [label, str(found.row_bytes), f"{8 * found.row_bytes / dim:.2f}"]
+            + [f"{value:.4f}" for value in shares]
+            + [f"{found.p50_ms:.2f}", f"{found.p99_ms:.2f}", f"{built:.1f}"]
+        )
+        say(label)
+        if codes is None:
+            true = [set(hits.ids.tolist()) for hits in index.search(own.queries, k)]
+    if available():
+        assert true is not None
+        rows += [faiss_alone(own, k, factory, true) for factory in faiss_factories(dim)]
     table(rows)
 
 
-def filters_table(vectors: np.ndarray, queries: np.ndarray, k: int) -> None:
+def faiss_factories(dim: int) -> list[str]:
+    """What faiss has for the codes above."""
+    quarter = max(1, dim // 4)
+    found = ["Flat", "SQ8", "SQ4", f"PCAR{quarter},SQ4", f"PQ{quarter}"]
+    return [*found, f"RR{dim},RaBitQ", "HNSW32"]
+
+
+def faiss_alone(own: Own, k: int, factory: str, true: list[set[int]]) -> list[str]:
+    """A row of faiss without our index."""
+    start = time.process_time()
+    codes = FaissCodes(factory)
+    codes.fit(torch.from_numpy(own.items))
+    built = time.process_time() - start
+    kept, times = [], []
+    for query, wanted in zip(own.queries, true):
+        begun = time.perf_counter()
+        found = codes.alone(query, k)
+        times.append(1000 * (time.perf_counter() - begun))
+        kept.append(len(wanted & set(found.tolist())) / max(1, len(wanted)))
+    size = codes.row_bytes({})
+    say(f"faiss {factory} alone")
+    p50, p99 = np.quantile(times[1:], [0.5, 0.99])
+    times_of = [f"{p50:.2f}", f"{p99:.2f}", f"{built:.1f}"]
+    bits = f"{8 * size / own.items.shape[1]:.2f}"
+    return [f"faiss {factory} alone", str(size), bits, f"{np.mean(kept):.4f}", *[""] * 5, *times_of]
+
+
+def filters_table(own: Own, k: int) -> None:
     """A row for every filter."""
-    index = Index(vectors, range(len(vectors)))
+    vectors = own.items
+    index = Index(vectors, range(len(vectors)), prior=own.prior)
     random = np.random.default_rng(5)
     rows = [["filter", "plan", "recall", "ms a query"]]
+    queries = own.queries[own.queries.any(1)][:50]
     for share in (1.0, 0.5, 0.1, 0.01, 0.001, -0.5):
         shares, seconds, plans = [], 0.0, set()
-        for query in queries[:50]:
+        for query in queries:
             scores = vectors @ query
             if share > 0:
                 mask = random.random(len(vectors)) < share
@@ -79,39 +158,73 @@ def filters_table(vectors: np.ndarray, queries: np.ndarray, k: int) -> None:
             shares.append(len(set(found.ids) & set(true)) / max(1, len(true)))
             plans |= set(found.plans)
         name = f"{share:.1%} at random" if share > 0 else f"{-share:.0%} liked least"
+        milliseconds = 1000 * seconds / len(queries)
         rows.append(
-            [name, " ".join(sorted(plans)), f"{np.mean(shares):.4f}", f"{20 * seconds:.2f}"]
+            [name, " ".join(sorted(plans)), f"{np.mean(shares):.4f}", f"{milliseconds:.2f}"]
         )
     table(rows)
 
 
+def cutoff_table(own: Own, epochs: int) -> None:
+    """Fits a cut-off on four fifths of the queries (a quarter of them held out) and judges it."""
+    index = Index(own.items, range(len(own.items)), prior=own.prior)
+    order = np.random.default_rng(3).permutation(len(own.queries))
+    parts = np.split(order, [round(0.8 * len(order))])
+    pairs = []
+    for part in parts:
+        queries = own.queries[part]
+        found = index.search(queries, 100, exclude=[own.seen[row] for row in part])
+        pairs.append((queries, *labelled(found, [own.relevant[row] for row in part])))
+    adapter = CosineAdapter().fit(*pairs[0], epochs=epochs)
+    found = adapter.report(*pairs[1], recall=0.8)
+    print(f"cut-off on {own.name}, {len(order):,} queries, at 80 % recall of those held out")
+    rows = [["PR-AUC of scores", "of the adapter", "ECE", "precision", "recall", "kept", "empty"]]
+    shares = (found.raw_pr_auc, found.pr_auc, found.ece, found.precision, found.recall)
+    row = [f"{value:.4f}" for value in shares]
+    table([*rows, [*row, f"{found.kept:.1f}", f"{found.empty:.1%}"]])
+
+
+def source(args: argparse.Namespace) -> Own:
+    """The vectors that were asked for."""
+    if args.run is not None:
+        return trained(args.run, args.asked)
+    vectors, name = clustered(args.items, args.dim, 1), "made vectors"
+    if args.vectors is not None:
+        vectors, name = np.load(args.vectors, allow_pickle=False), str(args.vectors)
+    queries = clustered(args.asked + 1000, vectors.shape[1], 2)
+    if args.queries is not None:
+        queries = np.load(args.queries, allow_pickle=False)
+    return planted(vectors, queries, args.asked, name)
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument("--run", type=Path, help="folder of a trained recommender")
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--asked", type=int, default=200, help="queries")
-    parser.add_argument("--vectors", type=Path, help="items in place of random ones, .npy")
-    parser.add_argument("--queries", type=Path, help="queries in place of random ones, .npy")
+    parser.add_argument("--vectors", type=Path, help="items in place of made ones, .npy")
+    parser.add_argument("--queries", type=Path, help="queries in place of made ones, .npy")
+    parser.add_argument("--titles", type=Path, default=Path(".data/bundlerec_electronic"))
     parser.add_argument("-k", type=int, default=20)
     parser.add_argument("--rescore", type=int, default=5)
-    parser.add_argument("--filters", action="store_true")
+    parser.add_argument("--epochs", type=int, default=10, help="of codes that are trained")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    vectors = clustered(args.items, args.dim, 1)
-    if args.vectors is not None:
-        vectors = np.load(args.vectors, allow_pickle=False)
-    queries = clustered(args.asked, vectors.shape[1], 2)
-    if args.queries is not None:
-        queries = np.load(args.queries, allow_pickle=False)[: args.asked]
+    own = source(args)
     print(machine())
     print(
-        f"{len(vectors):,} items of {vectors.shape[1]} values, {len(queries):,} queries, k {args.k}"
+        f"{own.name}: {len(own.items):,} items of {own.items.shape[1]} values, "
+        f"{len(own.queries):,} queries, k {args.k}"
     )
-    if args.filters:
-        filters_table(vectors, queries, args.k)
-    else:
-        codes_table(vectors, queries, args.k, args.rescore)
+    if "codes" in args.only:
+        codes_table(own, args.k, args.rescore, args.epochs)
+    if "filters" in args.only:
+        filters_table(own, args.k)
+    if "cutoff" in args.only:
+        cutoff_table(titles(args.titles) if args.titles.is_dir() else own, 60)
 
 
 if __name__ == "__main__":

@@ -107,8 +107,9 @@ class CosineAdapter:
         seed: Of the start, the split and the batches.
 
     Source:
-        Rossi et al., "Relevance Filtering for Embedding-based Retrieval", CIKM 2024 (power map).
-        Here the threshold comes from queries held out of the fit.
+        Rossi et al., "Relevance Filtering for Embedding-based Retrieval", CIKM 2024, the power map
+        of its four; its abstract and secondary sources were read. The network, the scale of scores
+        and the threshold from queries held out of the fit are ours.
 
     Example:
         >>> random = np.random.default_rng(0)

@@ -38,7 +38,7 @@ class FixedEncodings:
         DataError: A number is out of range.
 
     Source:
-        Dhulipala et al., "MUVERA: Multi-Vector Retrieval via Fixed Dimensional Encodings", NeurIPS
+        Dhulipala et al., "MUVERA: Multi-Vector Retrieval via Fixed Dimensional Encoding", NeurIPS
         2024, and the official code (google/graph-mining, sketching/point_cloud). There buckets are
         numbered by Gray code, which changes their order alone, and the product grows with the
         repetitions; here queries are divided by their number.

@@ -54,8 +54,10 @@ class Index:
         prior: Ranks the items for a query of zeros, say popularity. None makes such a query an
             error.
         version: Of the model that made the vectors. A search that names another is refused.
-        codes: Short forms to look through in place of the vectors, fitted here. The best of them
-            are scored again with the vectors, which may then stay on disk.
+        codes: Short forms to look through in place of the vectors, fitted here; start with
+            `recsys.retrieval.scalar_codes.ScalarCodes`. The best of them are scored again with the
+            vectors, which may then stay on disk: give them as ``np.load(path, mmap_mode="r")``, or
+            save and load the index.
         rescore: Candidates for every item wanted that are scored again; 0 takes the scores of the
             codes as they are.
 

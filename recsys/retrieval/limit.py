@@ -41,7 +41,9 @@ def moment_curve(num_items: int) -> tuple[Tensor, Tensor, Tensor]:
         - output: (N, 4) float64, (P, 4) float64, (P, 2) int64 with P = N (N - 1) / 2
 
     Source:
-        arXiv 2601.20844: cyclic polytopes, so 2k dimensions for sets of k.
+        Wang et al., "R^2k is Theoretically Large Enough for Embedding-based Top-k Retrieval",
+        arXiv 2601.20844: cyclic polytopes, so 2k dimensions for sets of k. The trigonometric curve
+        and its queries are those of the project's reference.
 
     Example:
         >>> items, queries, pairs = moment_curve(6)
@@ -139,7 +141,8 @@ def critical_size(
 
     Source:
         Weller et al., "On the Theoretical Limitations of Embedding-Based Retrieval",
-        arXiv 2508.21038, section 4 (free embeddings; their steps are 100,000).
+        arXiv 2508.21038, the experiment with free embeddings. The official script has a rate of
+        0.01 and up to 100,000 steps, so it may find a few items more.
 
     Example:
         >>> critical_size(2, largest=4, steps=300)

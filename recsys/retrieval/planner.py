@@ -131,15 +131,17 @@ def run_plan(
     assert codes is not None
     count = min(k * max(1, again), size)
     values, rows = codes.best(queries, state.parts, state.vectors, count, masks, hidden)
+    # Codes that score all alike say nothing, say of a query whose prefix is zero.
+    anew = (values[:, 0] == values[:, -1]) & (count > 1)
     if again:
         values, rows = rescore(queries, values, rows, state.vectors, k)
     if not codes.sees_all:
-        short = (values[:, k - 1] == -torch.inf).nonzero()[:, 0]
-        if len(short):
-            mine = [allowed[query] for query in short.tolist()]
-            own = None if hidden is None else hidden.within(short, len(queries))
-            exact = _exact(queries[short], k, _masks(mine), own, state)
-            values[short], rows[short] = exact
+        anew |= values[:, k - 1] == -torch.inf
+    if bool(anew.any()):
+        part = anew.nonzero()[:, 0]
+        mine = [allowed[query] for query in part.tolist()]
+        own = None if hidden is None else hidden.within(part, len(queries))
+        values[part], rows[part] = _exact(queries[part], k, _masks(mine), own, state)
     return values, rows
 
 

@@ -6,12 +6,14 @@ Stability: caller
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from recsys.errors import DataError
 
 
 class Hits(NamedTuple):
@@ -70,6 +72,42 @@ class SearchResult:
     plans: tuple[str, ...]
     fallback: NDArray[np.bool_]
     probabilities: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, hits: Sequence[Hits]) -> SearchResult:
+        """Lists that were found one by one.
+
+        Args:
+            hits: Of every query.
+
+        Raises:
+            DataError: The ids of some are integers, those of others strings.
+
+        Example:
+            >>> one = Hits(np.array([7, 3]), np.array([2.0, 1.0], np.float32), None, "exact", False)
+            >>> SearchResult.of([one, one]).offsets
+            array([0, 2, 4])
+        """
+        ids = [one.ids for one in hits if len(one.ids)]
+        if len({part.dtype for part in ids}) > 1:
+            raise DataError("the ids of some lists are integers, those of others strings.")
+        chances = None
+        if any(one.probabilities is not None for one in hits):
+            every = [
+                np.full(len(one.ids), np.nan, np.float32)
+                if one.probabilities is None
+                else one.probabilities
+                for one in hits
+            ]
+            chances = np.concatenate(every)
+        return cls(
+            ids=np.concatenate(ids) if ids else np.zeros(0, np.int64),
+            scores=np.concatenate([np.zeros(0, np.float32), *(one.scores for one in hits)]),
+            offsets=np.cumsum([0, *(len(one.ids) for one in hits)]).astype(np.int64),
+            plans=tuple(one.plan for one in hits),
+            fallback=np.array([one.fallback for one in hits], bool),
+            probabilities=chances,
+        )
 
     def __len__(self) -> int:
         return len(self.plans)

@@ -132,7 +132,7 @@ class SetIndex:
             raise DataError(f"`candidates` must be at least k = {k}, got {candidates}.")
         count = max(k, len(self) if exact else candidates)
         found = self.index.search(self._vectors(asked), count, where, exclude, version=version)
-        return _together([self._scored(asked[n], hits, k) for n, hits in enumerate(found)])
+        return SearchResult.of([self._scored(asked[n], hits, k) for n, hits in enumerate(found)])
 
     def _vectors(self, queries: VectorSets) -> Tensor:
         """One vector a query; one whose vectors cancel out is looked for by the first of them."""
@@ -210,14 +210,3 @@ class SetIndex:
             raise CheckpointError(f"{folder}: sets and their index differ in number.")
         made._number()
         return made
-
-
-def _together(hits: Sequence[Hits]) -> SearchResult:
-    ids = [one.ids for one in hits if len(one.ids)]
-    return SearchResult(
-        ids=np.concatenate(ids) if ids else np.zeros(0, np.int64),
-        scores=np.concatenate([np.zeros(0, np.float32), *(one.scores for one in hits)]),
-        offsets=np.cumsum([0, *(len(one.ids) for one in hits)]).astype(np.int64),
-        plans=tuple(one.plan for one in hits),
-        fallback=np.array([one.fallback for one in hits], bool),
-    )

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from recsys.errors import DataError, did_you_mean
 from recsys.retrieval.index import Index
 from recsys.retrieval.item_ids import plain
@@ -127,29 +125,4 @@ class VersionedIndex:
             rows = [plain(queries[number]) for number in mine]
             for number, found in zip(mine, self.search(rows, k, version=version, **options)):
                 hits[number] = found
-        return _joined(hits)
-
-
-def _joined(hits: Sequence[Any]) -> SearchResult:
-    kinds = {one.ids.dtype for one in hits if len(one.ids)}
-    if len(kinds) > 1:
-        raise DataError("the ids of one version are integers, those of another strings.")
-    ids = [one.ids for one in hits if len(one.ids)]
-    chances = None
-    if any(one.probabilities is not None for one in hits):
-        chances = np.concatenate(
-            [
-                np.full(len(one.ids), np.nan, np.float32)
-                if one.probabilities is None
-                else one.probabilities
-                for one in hits
-            ]
-        )
-    return SearchResult(
-        ids=np.concatenate(ids) if ids else np.zeros(0, np.int64),
-        scores=np.concatenate([np.zeros(0, np.float32), *(one.scores for one in hits)]),
-        offsets=np.cumsum([0, *(len(one.ids) for one in hits)]).astype(np.int64),
-        plans=tuple(one.plan for one in hits),
-        fallback=np.array([one.fallback for one in hits], bool),
-        probabilities=chances,
-    )
+        return SearchResult.of(hits)

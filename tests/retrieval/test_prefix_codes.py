@@ -39,6 +39,15 @@ def test_longer_prefixes_keep_more_and_the_whole_keeps_all():
     assert kept == sorted(kept) and kept[-1] == 1.0 and kept[0] < 0.5
 
 
+def test_a_query_that_the_prefix_does_not_see_is_searched_exactly():
+    blind = QUERIES.copy()
+    blind[::2, :6] = 0.0
+    index = Index(VECTORS, range(2000), codes=PrefixCodes(6), rescore=2)
+    found, true = index.search(blind, 10), index.search(blind, 10, exact=True)
+    assert [a.ids.tolist() for a in found][::2] == [a.ids.tolist() for a in true][::2]
+    assert found.ids.tolist() != true.ids.tolist()
+
+
 def test_later_items_may_be_longer_than_any_before():
     codes = PrefixCodes(4, bits=16).fitted(torch.from_numpy(VECTORS))
     long = torch.from_numpy(VECTORS[:1]) * 1e9
