@@ -243,26 +243,29 @@ class AspectModel(RecModel, abc.ABC):
         self._kept = {}
         return super().train(mode)
 
-    def vectors(self, aspect: str) -> Tensor:
-        """Vectors of all items in one aspect, of length 1: products are cosines.
+    def vectors(self, aspect: str, items: np.ndarray | None = None) -> Tensor:
+        """Vectors of items in one aspect, of length 1: products are cosines.
 
         Args:
             aspect: Its name.
+            items: Numbers, (n,) int64; None for all.
 
         Returns:
-            (items, D) float32 on the CPU, without gradient; in eval mode they are computed once.
+            (n, D) float32 on the CPU, without gradient; in eval mode those of all items are
+            computed once.
 
         Raises:
             DataError: There is no such aspect.
         """
         number = self.table.aspect_number(aspect)
-        if number not in self._kept:
-            blocks = torch.arange(len(self.table)).split(_BLOCK)
-            found = torch.cat([self._encoded(self.features(block), number) for block in blocks])
-            if self.training:
-                return found
+        if number in self._kept:
+            return self._kept[number] if items is None else self._kept[number][items]
+        wanted = torch.arange(len(self.table)) if items is None else torch.from_numpy(items)
+        blocks = wanted.split(_BLOCK)
+        found = torch.cat([self._encoded(self.features(block), number) for block in blocks])
+        if items is None and not self.training:
             self._kept[number] = found
-        return self._kept[number]
+        return found
 
     def vectors_of(
         self, aspect: str, texts: Sequence[str], vectors: dict[str, np.ndarray] | None = None

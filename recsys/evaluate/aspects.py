@@ -131,27 +131,35 @@ def evaluate_aspects(
     """
     options = options or AspectOptions()
     scorers: dict[str, Scores] = {}
+    items = model.table.members(split)
+    if options.candidates == "all":
+        items = np.arange(len(model.table))
     for aspect in model.aspects:
-        vectors = model.vectors(aspect)
+        vectors = model.vectors(aspect, items)
         if not bool(vectors.isfinite().all()):
             raise TrainingError("a vector is NaN or infinite. Lower the learning rate.")
-        scorers[aspect] = cosines(vectors)
+        scorers[aspect] = cosines(vectors, items)
     if options.generic:
-        scorers[GENERIC] = cosines(model.generic())
+        scorers[GENERIC] = cosines(model.generic()[items], items)
     return judge_scores(model.table, scorers, split, options, seed)
 
 
-def cosines(vectors: Tensor | csr_array) -> Scores:
+def cosines(vectors: Tensor | csr_array, items: np.ndarray | None = None) -> Scores:
     """How alike items are by vectors of length 1.
 
     Args:
-        vectors: Of all items, (items, D).
+        vectors: Of items, (n, D).
+        items: Their numbers, rising; None for all items.
     """
-    if isinstance(vectors, Tensor):
-        return lambda queries, candidates: vectors[queries] @ vectors[candidates].T
-    return lambda queries, candidates: torch.from_numpy(
-        dense(vectors[queries] @ vectors[candidates].T)
-    )
+
+    def scores(queries: np.ndarray, candidates: np.ndarray) -> Tensor:
+        if items is not None:
+            queries, candidates = (np.searchsorted(items, ends) for ends in (queries, candidates))
+        if isinstance(vectors, Tensor):
+            return vectors[queries] @ vectors[candidates].T
+        return torch.from_numpy(dense(vectors[queries] @ vectors[candidates].T))
+
+    return scores
 
 
 def judge_scores(

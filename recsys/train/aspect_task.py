@@ -65,7 +65,8 @@ class AspectTask(Task):
         self.model.eval()
         try:
             found = evaluate_aspects(self.model, valid, self._options)
-            first = self.model.vectors(self.model.aspects[0])
+            members = self.model.table.members(valid)
+            first = self.model.vectors(self.model.aspects[0], members)
         finally:
             self.model.train(was_training)
         problem = ""
