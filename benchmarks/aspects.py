@@ -37,6 +37,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "class": f"{_LEAF}.aspect_embedding.AspectEmbedding", "text": _FIXED, "heads": "shared",
         "embedding_dim": 128,
     },
+    "residual heads": {
+        "class": f"{_LEAF}.aspect_embedding.AspectEmbedding", "text": _FIXED, "residual": True,
+        "embedding_dim": 128, "vector_dim": 128,
+    },
     "attention over grams": {
         "class": f"{_LEAF}.aspect_embedding.AspectEmbedding", "heads": "attention",
         "text": {"axes": 128}, "init_std": 0.5,

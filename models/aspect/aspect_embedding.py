@@ -30,6 +30,8 @@ class AspectEmbedding(AspectModel):
     every aspect has a query that looks through the tokens of an item (its grams one by one, its id
     and its fixed vectors): ``z_a = W LN(CrossAttention(e_a, tokens))``. ``shared`` has one linear
     head for all aspects: a generic vector that was trained on the same pairs, to compare with.
+    With ``residual`` a head adds to the fixed vectors, from nothing on: where there is little to
+    learn from, an untrained vector is better than a trained one.
 
     Loss: the in-batch contrast both ways round, over pairs of one aspect. Items of the batch that
     share a label with the query are no negatives.
@@ -39,7 +41,8 @@ class AspectEmbedding(AspectModel):
         table: Items, texts, labels and splits.
 
     Raises:
-        ConfigError: Attention over items that have one token: it would be a linear head.
+        ConfigError: Attention over items that have one token: it would be a linear head. Or
+            residual heads of another width than the fixed vectors.
 
     Source:
         Ostendorff et al., "Specialized Document Embeddings for Aspect-based Similarity of Research
@@ -67,6 +70,8 @@ class AspectEmbedding(AspectModel):
         """Width of the vectors."""
         attention_heads: int = Field(default=4, ge=1)
         """Heads of the attention; divides ``embedding_dim``."""
+        residual: bool = False
+        """Whether vectors start as the fixed ones; ``vector_dim`` must be their width."""
         temperature: float = Field(default=0.05, gt=0)
         """Of the loss."""
         prefixes: tuple[int, ...] | None = None
@@ -78,6 +83,11 @@ class AspectEmbedding(AspectModel):
     def __init__(self, config: Config, table: AspectTable) -> None:
         super().__init__(config, table)
         width = config.embedding_dim
+        if config.residual and config.vector_dim != self.fixed_width:
+            raise ConfigError(
+                f"vector_dim: residual heads add to the fixed vectors, so expected their width "
+                f"{self.fixed_width}, got {config.vector_dim}. Set it, or text.axes."
+            )
         self.attention: ConditionalCrossAttention | None = None
         if config.heads == "attention":
             if self.num_fields == 1 and "text" not in self.schema.keys:
@@ -99,6 +109,14 @@ class AspectEmbedding(AspectModel):
             self.heads = nn.ModuleList(
                 nn.Linear(self.fields_width, config.vector_dim, bias=False) for _ in range(count)
             )
+
+    def reset_parameters(self, seed: int) -> None:
+        """See `RecModel`. Residual heads start at zero."""
+        super().reset_parameters(seed)
+        if self.config.residual:
+            last = self.heads if self.attention is None else [self.output]
+            for layer in last:
+                nn.init.zeros_(layer.weight)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of all items, the item of each, and their weights.
@@ -128,9 +146,12 @@ class AspectEmbedding(AspectModel):
         """See `AspectModel`."""
         if self.attention is None:
             head = self.heads[0 if self.config.heads == "shared" else aspect]
-            return head(self.fields(batch))
-        tokens, item, weights = self.tokens(batch)
-        return self.output(self.attention(tokens, item, batch.batch_size, aspect, weights))
+            found = head(self.fields(batch))
+        else:
+            tokens, item, weights = self.tokens(batch)
+            seen = self.attention(tokens, item, batch.batch_size, aspect, weights)
+            found = self.output(seen)
+        return found + self.fixed(batch) if self.config.residual else found
 
     def loss(self, batch: AspectBatch) -> Tensor:
         """See `AspectModel`."""

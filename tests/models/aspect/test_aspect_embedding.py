@@ -89,6 +89,24 @@ def test_attention_looks_through_grams_and_fixed_vectors():
     torch.testing.assert_close(model.encode(batch, 0), model.output(seen))
 
 
+@pytest.mark.parametrize("heads", ["linear", "attention"])
+def test_residual_heads_start_as_the_fixed_vectors(heads):
+    config = AspectEmbedding.Config(
+        text=TEXT, embedding_dim=8, vector_dim=11, heads=heads, residual=True
+    )
+    model = AspectEmbedding(config, tiny_aspects())
+    model.reset_parameters(3)
+    items = torch.arange(48)
+    fixed = functional.normalize(model.fixed(model.features(items)), dim=1)
+    torch.testing.assert_close(model.eval().vectors("kind"), fixed)
+    pairs = AspectBatch(1, items[:4], items[9:13], torch.eye(4).bool())
+    model.loss(pairs).backward()
+    last = model.heads[1] if heads == "linear" else model.output
+    assert last.weight.grad.abs().sum() > 0
+    with pytest.raises(ConfigError, match="expected their width 11, got 6"):
+        made(residual=True)
+
+
 def test_prefixes_are_trained_as_vectors():
     plain, nested = made(), made(prefixes=(2, 6))
     batch = AspectBatch(0, torch.tensor([0, 1]), torch.tensor([3, 4]), torch.eye(2).bool())
