@@ -114,9 +114,9 @@ class AspectEmbedding(AspectModel):
         """See `RecModel`. Residual heads start at zero."""
         super().reset_parameters(seed)
         if self.config.residual:
-            last = self.heads if self.attention is None else [self.output]
-            for layer in last:
-                nn.init.zeros_(layer.weight)
+            last = self.heads if self.attention is None else self.output
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of all items, the item of each, and their weights.
