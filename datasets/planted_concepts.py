@@ -34,7 +34,7 @@ class PlantedConcepts(ConceptDataset):
         >>> data = PlantedConcepts(PlantedConcepts.Config(num_queries=20, num_items=10))
         >>> found = data.matches(Path("anywhere"))
         >>> len(found.queries), len(found.items), found.concepts.values[0]
-        (20, 10, 'concept 00')
+        (20, 10, 'skill 00')
     """
 
     licence = "none needed: made by recsys"
@@ -108,6 +108,6 @@ def _text(row: np.ndarray, config: PlantedConcepts.Config, random: np.random.Gen
 def _told(
     side: list[tuple[str, np.ndarray]], config: PlantedConcepts.Config, random: np.random.Generator
 ) -> tuple[list[str], list[str]]:
-    pairs = [(name, f"concept {k:02}") for name, row in side for k in np.flatnonzero(row)
+    pairs = [(name, f"skill {k:02}") for name, row in side for k in np.flatnonzero(row)
              if random.random() < config.told]  # fmt: skip
     return [name for name, _ in pairs], [concept for _, concept in pairs]

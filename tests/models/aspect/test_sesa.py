@@ -179,7 +179,7 @@ def test_new_queries_are_ranked_and_explained_by_planted_concepts(trained):
         )
         for reason in recommender.explain(user, item, k=1).reasons:
             name = reason.path[0].id
-            assert name.startswith("concept ")
+            assert name.startswith("skill ")
             right += text.count(f"c{name[-2:]}w") >= 2  # both texts have a word of the concept
             total += 1
     assert right / total > 0.6, "of the strongest reasons, those that both are about"
