@@ -23,6 +23,7 @@ from recsys.cli.fetch import fetch
 from recsys.cli.options import examples
 from recsys.cli.predict import predict
 from recsys.cli.recommend import recommend
+from recsys.cli.serve import serve
 from recsys.cli.train import train
 from recsys.cli.tune import tune
 from recsys.errors import exit_on_error
@@ -55,7 +56,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=(train, evaluate, predict, recommend, compress, tune, export, fetch),
+    commands=(train, evaluate, predict, recommend, serve, compress, tune, export, fetch),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(r"""
     recsys train --config configs/ctr/dcn_v2.yaml --run-dir runs/first
@@ -63,6 +64,7 @@ class _Commands(click.Group):
     recsys predict runs/first new_rows.csv -o predictions.parquet
     recsys train --config configs/graph/light_gcn.yaml --run-dir runs/light_gcn
     recsys recommend runs/light_gcn --users 3,17
+    recsys serve runs/light_gcn
     recsys train --help
 """),
 )

@@ -158,7 +158,11 @@ class Predictor:
         return found[:, 0] if len(self.tasks) == 1 else found
 
     def _probabilities(self, table: pa.Table) -> np.ndarray:
-        batch = self.encoder.batch(table).to(self.device)
+        try:
+            batch = self.encoder.batch(table).to(self.device)
+        except pa.ArrowException as error:  # types that no file has, say truth values in lists
+            told = str(error).splitlines()[0]
+            raise DataError(f"a column has values of a kind that it cannot hold: {told}.") from None
         with torch.inference_mode():
             probs = self.model(batch).float().sigmoid()
             if self.negative_rate is not None:

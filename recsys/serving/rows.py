@@ -188,7 +188,10 @@ class RowReader:
                 row=start + row + 1,
                 column=name,
             )
-        return pa.array(texts)
+        try:
+            return pa.array(texts)
+        except pa.ArrowException as error:  # lists of different depth
+            raise DataError(f"the values do not go together: {error}.", column=name) from None
 
 
 def _as_text(value: Any, column: str, row: int) -> Any:

@@ -37,6 +37,10 @@ FLAGS = {
         "--all-users", "--candidates", "--explain", "--history", "--k", "--num-threads", "--out",
         "--similar-to", "--unknown", "--users", "--users-file", "-o", "RUN_DIR",
     ],
+    "serve": [
+        "--address", "--host", "--num-threads", "--port", "--ray", "--root", "--set", "--watch",
+        "--workers", "DIR",
+    ],
     "tune": [
         "--address", "--cache-dir", "--keep-models", "--out", "--ray", "--set", "--storage",
         "--sweep", "--workers",
