@@ -23,7 +23,7 @@ from recsys.base import RecModel
 from recsys.embeddings.specs import TableOptions, table_specs
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
-from recsys.graph.epoch_loader import InTurn
+from recsys.graph.epoch_loader import EpochLoader, InTurn
 from recsys.graph.explanation import Explanation
 from recsys.graph.fitted_buffers import check_history
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
@@ -53,6 +53,8 @@ class CFModel(RecModel, abc.ABC):
     """Whether the items must be bundles of which the graph knows the contents."""
     needs_descriptions: bool = False
     """Whether the graph must have texts and concepts of users and items."""
+    needs_features: bool = False
+    """Whether the graph should have features of the items."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, self.schema_of(config, graph))
@@ -286,7 +288,7 @@ class EmbeddingModel(CFModel):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-    ) -> PairLoader | InTurn:
+    ) -> EpochLoader[Any] | InTurn:
         """The batches that the model is trained on: pairs, and whatever else takes turns with them.
 
         Args:

@@ -6,7 +6,7 @@ Stability: caller
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,12 +16,11 @@ from torch.nn import functional
 from recsys.cf import EmbeddingModel
 from recsys.embeddings.whole import whole_table
 from recsys.errors import ConfigError
-from recsys.graph.epoch_loader import InTurn
+from recsys.graph.epoch_loader import EpochLoader, InTurn
 from recsys.graph.fold_in import mean_messages
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
 from recsys.graph.negatives import SamplingConfig
 from recsys.graph.propagation import Adjacency
-from recsys.graph.sampling import PairLoader
 from recsys.losses.ranking import BPRLoss, RankingLoss, Triple
 from recsys.losses.regularization import l2_regularization
 from recsys.types import Batch, PairBatch
@@ -150,7 +149,7 @@ class RankedPairModel(PairModel):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-    ) -> PairLoader | InTurn:
+    ) -> EpochLoader[Any] | InTurn:
         """See `EmbeddingModel`; draws no negatives for a loss that needs none.
 
         Raises:

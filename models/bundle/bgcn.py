@@ -7,7 +7,7 @@ Stability: caller
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,11 +17,10 @@ from torch.nn import functional
 from recsys.cf_bundle import Amount, BundleModel, View
 from recsys.errors import ConfigError
 from recsys.graph.bundle_negatives import HardBundles, HardPairLoader
-from recsys.graph.epoch_loader import InTurn
+from recsys.graph.epoch_loader import EpochLoader, InTurn
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.negatives import SamplingConfig
 from recsys.graph.propagation import Adjacency
-from recsys.graph.sampling import PairLoader
 from recsys.losses.ranking import Triple
 from recsys.types import PairBatch
 
@@ -132,7 +131,7 @@ class BGCN(BundleModel):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-    ) -> PairLoader | InTurn:
+    ) -> EpochLoader[Any] | InTurn:
         """See `EmbeddingModel`.
 
         Raises:

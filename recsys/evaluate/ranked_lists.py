@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from tqdm import tqdm
 
@@ -104,6 +105,7 @@ def ranked_lists(
     sampled: Sampled | None = None,
     block: int | None = None,
     quiet: bool = False,
+    histories: csr_array | None = None,
 ) -> Tensor:
     """The k best items of users, in evaluation mode; afterwards the model is in its former mode.
 
@@ -116,6 +118,8 @@ def ranked_lists(
         sampled: Ranks few items only, or None.
         block: Users at once; None takes `users_per_block`.
         quiet: Shows no progress.
+        histories: What is known of every user, (U, I), where scores come from that; None where
+            users were trained on.
 
     Returns:
         Item numbers, best first; `NO_ITEM` where there are no more.
@@ -145,7 +149,7 @@ def ranked_lists(
             for start in range(0, len(users), block):
                 chosen = torch.from_numpy(users[start : start + block])
                 hidden = None if sampled is None else sampled.hidden(chosen)
-                found = _best(_scores(model, chosen), k, chosen, seen, columns, hidden)
+                found = _best(_scores(model, chosen, histories), k, chosen, seen, columns, hidden)
                 lists[start : start + len(chosen)] = found
                 bar.update(len(chosen))
     finally:
@@ -154,8 +158,19 @@ def ranked_lists(
     return lists
 
 
-def _scores(model: CFModel, users: Tensor) -> Tensor:
-    scores = model.scores(users)
+def history_matrix(pairs: Interactions) -> csr_array:
+    """Ones where a user has an item, (U, I) float32.
+
+    Args:
+        pairs: Of users and items.
+    """
+    parts = (np.ones(len(pairs), np.float32), pairs.item, pairs.offsets())
+    return csr_array(parts, shape=(pairs.num_users, pairs.num_items))
+
+
+def _scores(model: CFModel, users: Tensor, histories: csr_array | None) -> Tensor:
+    known = None if histories is None else histories[users.numpy()]
+    scores = model.scores(users) if known is None else model.scores_of(known)
     expected = (len(users), model.graph.num_items)
     if scores.shape != expected:
         raise ValueError(

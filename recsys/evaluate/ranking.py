@@ -19,7 +19,7 @@ from recsys.cf import CFModel
 from recsys.errors import ConfigError, DataError
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.predictions import gather_rows
-from recsys.evaluate.ranked_lists import Rows, Sampled, ranked_lists
+from recsys.evaluate.ranked_lists import Rows, Sampled, history_matrix, ranked_lists
 from recsys.evaluate.ranking_slices import RankingSlice, degree_groups, item_slices, user_slices
 from recsys.evaluate.summary import text_table
 from recsys.evaluate.user_results import UserResults
@@ -174,6 +174,7 @@ def evaluate_ranking(
     seen: Interactions,
     relevant: Interactions,
     options: RankingOptions | None = None,
+    given: Interactions | None = None,
 ) -> RankingEvaluation:
     """Ranks all items for every user with a relevant one, and judges the lists.
 
@@ -187,6 +188,8 @@ def evaluate_ranking(
             too when testing.
         relevant: What should be in the lists.
         options: Cut-offs, candidates, intervals, slices.
+        given: Of users that nothing was trained on: their scores come from this history, by
+            `recsys.cf.CFModel.scores_of`. None where all users were trained on.
 
     Raises:
         DataError: The interactions are not of one data set, there is nothing to judge, or relevant
@@ -222,6 +225,7 @@ def evaluate_ranking(
         model, np.array_split(users, world_size)[rank], max(options.ks),
         seen=Rows(seen) if options.mask_seen else None, candidates=candidates, sampled=sampled,
         block=options.users_per_block, quiet=rank > 0,
+        histories=None if given is None else history_matrix(given),
     )  # fmt: skip
     lists = gather_rows(own)
     seconds = time.perf_counter() - start
@@ -231,7 +235,8 @@ def evaluate_ranking(
         "pairs": len(judged),
         "pairs_not_candidates": len(relevant) - len(judged),
     }
-    return _judge(model, judged, users, lists, candidates, counts, seconds, options)
+    known = model.graph.user_degrees().cpu().numpy() if given is None else given.user_degrees()
+    return _judge(model, judged, users, lists, candidates, counts, seconds, options, known)
 
 
 def _rank() -> tuple[int, int]:
@@ -295,6 +300,7 @@ def _judge(
     counts: dict[str, int],
     seconds: float,
     options: RankingOptions,
+    activity: np.ndarray,
 ) -> RankingEvaluation:
     """Everything that follows from the lists."""
     ks = sorted(options.ks)
@@ -320,7 +326,7 @@ def _judge(
     slices: dict[str, list[RankingSlice]] = {}
     if options.slice_groups:
         sizes = options.cold_below, options.slice_groups
-        activity, popularity = graph.user_degrees().cpu().numpy(), item_degrees.numpy()
+        popularity = item_degrees.numpy()
         by_user = degree_groups(activity, np.isin(np.arange(len(activity)), users), *sizes)
         by_item = degree_groups(popularity, popularity, *sizes)
         rows = torch.from_numpy(np.searchsorted(users, judged.user))

@@ -50,7 +50,7 @@ def seen_and_relevant(
     relevant: Interactions | None = getattr(splits, name)
     if relevant is None or not len(relevant):
         return None
-    seen = splits.train
+    seen = splits.train if splits.given is None else splits.train.union(splits.given)
     if name == "test" and hide == "known" and splits.valid is not None and len(splits.valid):
         seen = seen.union(splits.valid)
     return seen, relevant
@@ -75,8 +75,9 @@ def evaluate_ranking_run(
         ConfigError: There is no configuration, or ``split`` is another.
         CheckpointError: There is no collaborative filter, or it is damaged.
     """
-    stored, pairs, experiment = _opened(Path(run_dir), split, Path(cache_dir))
-    return evaluate_ranking(stored.model, *pairs, options or options_of(experiment.evaluation))
+    stored, pairs, given, experiment = _opened(Path(run_dir), split, Path(cache_dir))
+    options = options or options_of(experiment.evaluation)
+    return evaluate_ranking(stored.model, *pairs, options, given)
 
 
 def compare_runs(
@@ -103,21 +104,23 @@ def compare_runs(
     folders = [Path(base), Path(other)]
     opened = [_opened(folder, split, Path(cache_dir)) for folder in folders]
     for what, part in (("left out", 0), ("judged", 1)):
-        first, second = (pairs[part] for _, pairs, _ in opened)
+        first, second = (pairs[part] for _, pairs, _, _ in opened)
         if not _same(first, second):
             raise DataError(
                 f"{folders[0]} and {folders[1]} have different pairs that are {what} on {split}: "
                 f"{len(first):,} and {len(second):,}. Compare runs of the same data set and split."
             )
-    options = options or options_of(opened[1][2].evaluation)
-    found = [evaluate_ranking(stored.model, *pairs, options) for stored, pairs, _ in opened]
+    options = options or options_of(opened[1][3].evaluation)
+    found = [
+        evaluate_ranking(stored.model, *pairs, options, given) for stored, pairs, given, _ in opened
+    ]
     return compare(found[0].per_user, found[1].per_user)
 
 
 def _opened(
     folder: Path, split: str, cache: Path
-) -> tuple[Stored, tuple[Interactions, Interactions], CFExperiment]:
-    """The model, the pairs of the split, and the experiment."""
+) -> tuple[Stored, tuple[Interactions, Interactions], Interactions | None, CFExperiment]:
+    """The model, the pairs of the split, what is told of new users, and the experiment."""
     if split not in ("valid", "test"):
         raise ConfigError(
             f"split: expected valid or test, got {split!r}. Lists leave out what was trained on."
@@ -128,6 +131,8 @@ def _opened(
     everything = splits.train
     for _, part in splits.items():
         everything = everything.union(part)
+    if splits.given is not None:
+        everything = everything.union(splits.given)
     for what, mine, now in (("training", stored.train, splits.train),
                             ("known", stored.seen, everything)):  # fmt: skip
         if not _same(mine, now):
@@ -142,7 +147,7 @@ def _opened(
             f"{experiment.dataset.class_path} has no {split} split with these options, so there is "
             "nothing to judge on."
         )
-    return stored, pairs, experiment
+    return stored, pairs, splits.given, experiment
 
 
 def _experiment(folder: Path) -> CFExperiment:

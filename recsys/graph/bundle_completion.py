@@ -13,7 +13,8 @@ from pydantic import Field
 
 from recsys.errors import ConfigError, DataError
 from recsys.graph.bundles import Bundles
-from recsys.graph.interactions import Interactions
+from recsys.graph.interactions import Interactions, InteractionSplits, Names
+from recsys.graph.item_features import ItemFeatures
 from recsys.schema import Frozen
 
 
@@ -70,6 +71,7 @@ class BundleCompletion:
         user_item: Who took which item; free of what held-out bundles would tell.
         item_texts: A text of every item.
         item_categories: The categories of every item.
+        item_prices: What every item costs.
         report: What was left out, and what is odd, by name.
 
     Raises:
@@ -90,6 +92,7 @@ class BundleCompletion:
     user_item: Interactions | None = None
     item_texts: tuple[str, ...] | None = None
     item_categories: tuple[tuple[str, ...], ...] | None = None
+    item_prices: np.ndarray | None = None
     report: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,6 +112,39 @@ class BundleCompletion:
         """The held-out splits that there are, by name."""
         found = (("valid", self.valid), ("test", self.test))
         return [(name, part) for name, part in found if part is not None]
+
+    def splits(self) -> InteractionSplits:
+        """The same as pairs of users and items, with bundles in the place of users.
+
+        Items that are asked are the pairs of valid and test; items that are given are told when a
+        model is judged, and not trained on. Bundles to learn from come first, then those of valid.
+        """
+        held = [part for _, part in self.held_out()]
+        ids = [self.train.bundles.values, *(part.given.bundles.values for part in held)]
+        names = Names(np.concatenate(ids))
+        starts = np.cumsum([len(part) for part in ids])
+
+        def numbered(part: Bundles, start: int) -> Interactions:
+            return Interactions(names, self.train.items, part.bundle + start, part.item)
+
+        asked = {
+            name: numbered(part.asked, start)
+            for (name, part), start in zip(self.held_out(), starts)
+        }
+        told = [numbered(part.given, start) for part, start in zip(held, starts)]
+        given = told[0] if told else None
+        for more in told[1:]:
+            given = given.union(more) if given is not None else more
+        return InteractionSplits(
+            numbered(self.train, 0), asked.get("valid"), asked.get("test"), self.report, given
+        )
+
+    def features(self) -> ItemFeatures:
+        """What is known of the items."""
+        return ItemFeatures(
+            self.train.num_items, self.item_texts, self.item_categories, self.item_prices,
+            user_item=self.user_item,
+        )  # fmt: skip
 
 
 def split_completion(

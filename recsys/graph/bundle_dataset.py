@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from recsys.graph.bundle_completion import BundleCompletion, CompletionRule, split_completion
 from recsys.graph.bundles import BundleData
@@ -25,6 +26,9 @@ class BundleDataset(InteractionDataset, abc.ABC):
     class Config(InteractionDataset.Config):
         """Options of the data set."""
 
+        task: Literal["recommend", "complete"] = "recommend"
+        """What the pairs are of: users with bundles, to recommend bundles; or bundles with items,
+        to complete bundles. Then bundles are the users of the pairs."""
         completion: CompletionRule = CompletionRule()
         """Which bundles are held out, and in which parts, for models that complete bundles."""
 
@@ -46,19 +50,29 @@ class BundleDataset(InteractionDataset, abc.ABC):
     def splits(self, cache_dir: Path) -> InteractionSplits:
         """Who took which bundle: the items of these interactions are the bundles.
 
+        With ``task: complete`` what is in which bundle: the users of them are the bundles.
+
         Args:
             cache_dir: As for `bundle_data`.
 
         Raises:
             DataError: As `bundle_data`.
         """
+        if self.config.task == "complete":
+            return self.completion(cache_dir).splits()
         data = self.bundle_data(cache_dir)
         return dataclasses.replace(data.user_bundle, report=data.report)
 
     def graph(
         self, train: Interactions, cache_dir: Path, weighted: bool = False
     ) -> InteractionGraph:
-        """The graph of users and bundles, with the contents of the bundles. See the base."""
+        """The graph of users and bundles, with the contents of the bundles. See the base.
+
+        With ``task: complete`` that of bundles and items, with what is known of the items.
+        """
+        if self.config.task == "complete":
+            about = self.completion(cache_dir).features()
+            return InteractionGraph.of(train, None, weighted, features=about)
         contents = self.bundle_data(cache_dir).contents
         return InteractionGraph.of(train, None, weighted, contents)
 
@@ -76,4 +90,5 @@ class BundleDataset(InteractionDataset, abc.ABC):
         return dataclasses.replace(
             split_completion(data.bundles, self.config.completion), user_item=data.user_item,
             item_texts=data.item_texts, item_categories=data.item_categories,
+            item_prices=data.item_prices,
         )  # fmt: skip

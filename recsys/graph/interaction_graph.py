@@ -16,6 +16,7 @@ from recsys.errors import DataError
 from recsys.graph.bundles import BundleContents
 from recsys.graph.concepts import Descriptions
 from recsys.graph.interactions import Interactions
+from recsys.graph.item_features import ItemFeatures
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.schema import OOV_INDEX, Categorical, Label, Schema
 
@@ -39,13 +40,15 @@ class InteractionGraph:
         knowledge: What is known about items, or None.
         contents: What is in the items, which are bundles, or None.
         descriptions: Texts and concepts of users and items, or None.
+        features: What is known of the items beside the pairs, or None.
 
     Shape:
         - user, item: (E,) int64
         - weight: (E,) float32
 
     Raises:
-        DataError: There is no edge, or the contents or descriptions are of other users or items.
+        DataError: There is no edge, or the contents, descriptions or features are of other users
+            or items.
 
     Example:
         >>> graph = InteractionGraph(2, 3, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 2]))
@@ -63,6 +66,7 @@ class InteractionGraph:
     knowledge: KnowledgeGraph | None = None
     contents: BundleContents | None = None
     descriptions: Descriptions | None = None
+    features: ItemFeatures | None = None
 
     def __post_init__(self) -> None:
         if len(self.user) == 0:
@@ -74,6 +78,11 @@ class InteractionGraph:
                     f"descriptions: expected those of {self.num_users:,} users and "
                     f"{self.num_items:,} items, got {found[0]:,} and {found[1]:,}."
                 )
+        if self.features is not None and self.features.num_items != self.num_items:
+            raise DataError(
+                f"features: expected those of {self.num_items:,} items, as in the training pairs, "
+                f"got {self.features.num_items:,}."
+            )
         if self.contents is not None:
             alone = self.contents.user_item
             users = self.num_users if alone is None else alone.num_users
@@ -92,6 +101,7 @@ class InteractionGraph:
         weighted: bool = False,
         contents: BundleContents | None = None,
         descriptions: Descriptions | None = None,
+        features: ItemFeatures | None = None,
     ) -> InteractionGraph:
         """The graph of the training interactions.
 
@@ -101,10 +111,11 @@ class InteractionGraph:
             weighted: Whether edges have the weights of the pairs; else all 1.
             contents: Of the items, where those are bundles.
             descriptions: Texts and concepts of users and items.
+            features: What is known of items beside the pairs.
 
         Raises:
-            DataError: There is none, weights are asked for and there are none, or the contents or
-                descriptions are of other users or items.
+            DataError: There is none, weights are asked for and there are none, or the contents,
+                descriptions or features are of other users or items.
         """
         weight = None
         if weighted:
@@ -114,7 +125,7 @@ class InteractionGraph:
         return cls(
             train.num_users, train.num_items, torch.from_numpy(train.user.astype(np.int64)),
             torch.from_numpy(train.item.astype(np.int64)), weight, knowledge, contents,
-            descriptions,
+            descriptions, features,
         )  # fmt: skip
 
     @property

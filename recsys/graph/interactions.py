@@ -193,12 +193,15 @@ class InteractionSplits:
         valid: What hyperparameters and epochs are chosen by, or None.
         test: What is reported, or None.
         report: What cleaning and splitting left out, by name: counts to show.
+        given: What is told of users that nothing is trained on, when they are judged: then all of
+            ``valid`` and ``test`` are of such users, and their scores come from this history.
     """
 
     train: Interactions
     valid: Interactions | None = None
     test: Interactions | None = None
     report: dict[str, int] = dataclasses.field(default_factory=dict)
+    given: Interactions | None = None
 
     def items(self) -> Sequence[tuple[str, Interactions]]:
         """The splits that there are, by name."""

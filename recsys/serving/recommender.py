@@ -412,6 +412,8 @@ class Recommender:
         """Histories as rows; what training has not seen is left out unless it is an error."""
         rows = self._rows(names, given, self.items, "item", unknown != "error")
         untrained = self._degrees.numpy()[rows.indices] == 0
+        if self.model.knows_unseen_items:
+            untrained[:] = False
         if unknown == "error":
             if untrained.any():
                 item = self.items.values[rows.indices[untrained]].tolist()[0]

@@ -9,6 +9,7 @@
     knowledge/             the knowledge graph, if there is one
     contents/              what is in the items, where they are bundles
     descriptions/          texts and concepts of users and items, if there are any
+    features/              what is known of the items beside the pairs, if there is anything
     vectors.safetensors    final vectors of users and items, for models that have them
 
 Stability: caller
@@ -48,12 +49,14 @@ from recsys.serving.folder import (
     verify,
     write_folder,
 )
+from recsys.serving.item_features_folder import TABLE, read_features, write_features
 from recsys.serving.weights_file import Stored as StoredTensor
 from recsys.serving.weights_file import write_weights
 
 VECTORS = "vectors.safetensors"
 _ITEMS, _TRAIN, _SEEN = "items.parquet", "train.parquet", "seen.parquet"
 _KNOWLEDGE, _CONTENTS, _DESCRIPTIONS = "knowledge", "contents", "descriptions"
+_FEATURES = "features"
 _PAIRS, _CONCEPTS, _ABOUT = "pairs.parquet", "concepts.parquet", "concepts_of_"
 
 
@@ -108,6 +111,8 @@ def save_recommender(
             _write_contents(draft / _CONTENTS, model.graph.contents)
         if model.graph.descriptions is not None:
             _write_descriptions(draft / _DESCRIPTIONS, model.graph.descriptions)
+        if model.graph.features is not None:
+            write_features(draft / _FEATURES, model.graph.features)
         if isinstance(model, EmbeddingModel):
             users, items = model.vectors()
             vectors = {"user": users.clone().contiguous(), "item": items.clone().contiguous()}
@@ -182,8 +187,12 @@ def _read_graph(
     about = None
     if f"{_DESCRIPTIONS}/{_CONCEPTS}" in files:
         about = _read_descriptions(folder / _DESCRIPTIONS, users, items)
+    features = None
+    if f"{_FEATURES}/{TABLE}" in files:
+        features = read_features(folder / _FEATURES, items)
     weighted = train.weight is not None
-    return train, seen, InteractionGraph.of(train, knowledge, weighted, contents, about)
+    graph = InteractionGraph.of(train, knowledge, weighted, contents, about, features)
+    return train, seen, graph
 
 
 def _write_pairs(path: Path, parts: Sequence[Interactions], weighted: bool) -> None:

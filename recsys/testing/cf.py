@@ -35,6 +35,7 @@ from recsys.graph.bundles import BundleContents, Bundles
 from recsys.graph.concepts import Descriptions
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
+from recsys.graph.item_features import ItemFeatures
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.graph.negatives import SamplingConfig
 from recsys.serving.freeze import freeze_model
@@ -57,6 +58,11 @@ _BUNDLES = {
 }  # fmt: skip
 
 
+_COMPLETION = {
+    "class": "recsys.datasets.planted_bundles.PlantedBundles", "task": "complete",
+    "num_users": 40, "num_items": 30, "num_bundles": 300, "num_communities": 3,
+    "completion": {"valid": 0.0, "test": 0.2},
+}  # fmt: skip
 _CONCEPTS = {
     "class": "recsys.datasets.planted_concepts.PlantedConcepts",
     "num_queries": 40, "num_items": 30, "num_concepts": 6, "concepts_each": 2,
@@ -138,6 +144,20 @@ def tiny_descriptions() -> Descriptions:
     return Descriptions(users, items, (*user_texts[:-1], ""), tuple(item_texts))
 
 
+def tiny_features() -> ItemFeatures:
+    """Texts as in `tiny_descriptions`, a vector for most items, and who took which.
+
+    Of the last item nothing is known but its number.
+    """
+    random = np.random.default_rng(8)
+    texts = (*tiny_descriptions().item_texts[:-1], "")
+    vectors = np.eye(_GROUPS)[np.arange(NUM_ITEMS) % _GROUPS] + random.random((NUM_ITEMS, _GROUPS))
+    vectors[-4:] = 0
+    train = tiny_interactions()
+    taken = train.take(train.item % 5 > 0)
+    return ItemFeatures(NUM_ITEMS, texts, vectors={"photo": vectors}, user_item=taken)
+
+
 class CFModelConformance:
     """Inherit, name the model and a small config, and run pytest."""
 
@@ -165,8 +185,13 @@ class CFModelConformance:
         knowledge = tiny_knowledge() if self.model.needs_knowledge else None
         contents = tiny_contents() if self.model.needs_contents else None
         about = tiny_descriptions() if self.model.needs_descriptions else None
+        features = tiny_features() if self.model.needs_features else None
         return InteractionGraph.of(
-            train or tiny_interactions(), knowledge, contents=contents, descriptions=about
+            train or tiny_interactions(),
+            knowledge,
+            contents=contents,
+            descriptions=about,
+            features=features,
         )
 
     def build(self, seed: int = 1, train: Interactions | None = None, **changes: Any) -> CFModel:
@@ -390,6 +415,7 @@ class CFModelConformance:
         """A small job with the model."""
         config = self.config.model_dump(mode="json", exclude_defaults=True)
         dataset = _BUNDLES if self.model.needs_contents else _DATASET
+        dataset = _COMPLETION if self.model.needs_features else dataset
         return CFExperiment.parse({
             "dataset": _CONCEPTS if self.model.needs_descriptions else dataset,
             "model": {"class": class_path(self.model), **config},

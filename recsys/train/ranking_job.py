@@ -74,8 +74,9 @@ class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
             self.experiment.sampling, train.batch_size, self.seed, ranks.rank, ranks.world_size
         )
         valid = None
-        if splits.valid is not None and len(splits.valid):
-            valid = Validation.of(splits.train, splits.valid, train.valid_users, self.seed)
+        pairs = seen_and_relevant(splits, "valid")
+        if pairs is not None:
+            valid = Validation.of(*pairs, train.valid_users, self.seed, splits.given)
         return self._descend(task, tables, loader, valid, ranks)
 
     def _fit(self, model: FittedModel) -> FitResult:
@@ -95,7 +96,7 @@ class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
         for name in ("valid", "test"):
             pairs = seen_and_relevant(data[0], name, self.experiment.evaluation.hide)
             if pairs is not None:
-                found[name] = evaluate_ranking(model, *pairs, options)
+                found[name] = evaluate_ranking(model, *pairs, options, data[0].given)
         if isinstance(model, EmbeddingModel):
             model.vectors()  # every rank, for tables that are shared out
         return found
@@ -105,7 +106,7 @@ class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
         result: SeedResult, trained: Trained,
     ) -> None:  # fmt: skip
         folder, splits, step = self.directory, data[0], trained.step
-        others = [part for part in (splits.valid, splits.test) if part is not None]
+        others = [part for part in (splits.valid, splits.test, splits.given) if part is not None]
         metadata = self._metadata(result, step)
         save_recommender(folder / "model", model, splits.train, others, metadata, trained.state)
         if not self.report:

@@ -30,14 +30,21 @@ class Validation:
     Args:
         seen: Pairs that lists leave out.
         relevant: Pairs that should be in them.
+        given: See `recsys.evaluate.ranking.evaluate_ranking`.
     """
 
     seen: Interactions
     relevant: Interactions
+    given: Interactions | None = None
 
     @classmethod
     def of(
-        cls, seen: Interactions, relevant: Interactions, users: int | None, seed: int
+        cls,
+        seen: Interactions,
+        relevant: Interactions,
+        users: int | None,
+        seed: int,
+        given: Interactions | None = None,
     ) -> Validation:
         """All relevant pairs, or those of some users.
 
@@ -46,12 +53,13 @@ class Validation:
             relevant: Pairs of the validation split.
             users: How many users, None for all.
             seed: Of their choice.
+            given: What is told of users that nothing is trained on.
         """
         active = np.flatnonzero(relevant.user_degrees())
         if users is not None and users < len(active):
             chosen = np.random.default_rng(seed).choice(active, users, replace=False)
             relevant = relevant.take(np.isin(relevant.user, chosen))
-        return cls(seen, relevant)
+        return cls(seen, relevant, given)
 
 
 class RankingTask(Task):
@@ -114,7 +122,9 @@ class RankingTask(Task):
         was_training = self.model.training
         self.model.eval()
         try:
-            found = evaluate_ranking(self.model, valid.seen, valid.relevant, self._options)
+            found = evaluate_ranking(
+                self.model, valid.seen, valid.relevant, self._options, valid.given
+            )
         finally:
             self.model.train(was_training)
         k = max(self._options.ks)

@@ -122,5 +122,5 @@ class FilterWorkload(Workload):
         for split in ("valid", "test"):
             pairs = seen_and_relevant(self._splits, split, experiment.evaluation.hide)
             if pairs is not None:
-                found[split] = evaluate_ranking(model, *pairs, options).metrics
+                found[split] = evaluate_ranking(model, *pairs, options, self._splits.given).metrics
         return found
