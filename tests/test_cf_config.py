@@ -92,7 +92,7 @@ def test_what_reads_clicks_says_what_it_got(tmp_path):
         ("train.epochs_per_evaluations=2", "Did you mean `epochs_per_evaluation`"),
         ("train.eval_batch_size=5", "`train.eval_batch_size` is not a field of CFTrainConfig"),
         ("train.valid_users=0", "`train.valid_users`: expected a number of at least 1, got 0"),
-        ("sampling.negatives=unifrom", "sampling.negatives"),
+        ("sampling.negatives=unifrm", "sampling.negatives"),
         ("dataset.num_user=3", "Did you mean `num_users`"),
         ("prepare.on_bad_rows=raise", "`prepare` is not a field of CFExperiment"),
         ("model.class=recsys.models.graph.light_gnc.LightGCN", "Did you mean `light_gcn`"),
