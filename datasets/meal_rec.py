@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -153,7 +153,7 @@ def _without_held_out(
                                                             int(alone[1].max())))  # fmt: skip
     courses = csr_array((np.ones(len(content[0])), content), shape=shape)
 
-    def of_meals(part: str) -> csr_array:
+    def of_meals(part: str) -> Any:
         pairs = taken[part]
         return csr_array(
             csr_array((np.ones(len(pairs[0])), pairs), shape=(users, shape[0])) @ courses
