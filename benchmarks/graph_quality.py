@@ -42,9 +42,9 @@ from recsys.evaluate.stored_ranking import seen_and_relevant
 from recsys.folders import write_json
 from recsys.train import plots
 from recsys.train.backend import attach_tables
-from recsys.train.job import table_bytes
 from recsys.train.ranking_task import RankingTask, Validation
 from recsys.train.ranks import Ranks
+from recsys.train.seed_result import table_bytes
 from recsys.train.state import seed_everything
 from recsys.train.task import Judgement
 from recsys.train.trainer import Trainer

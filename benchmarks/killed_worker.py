@@ -50,7 +50,7 @@ def note_times(folder: str, kill_at: int) -> None:
         folder: For the notes.
         kill_at: Before which step; -1 for never.
     """
-    from recsys.train.job import SeedJob
+    from recsys.train.click_job import ClickJob
     from recsys.train.saving import TrainingCheckpoints
     from recsys.train.step import TrainStep
 
@@ -63,7 +63,7 @@ def note_times(folder: str, kill_at: int) -> None:
         file.write(json.dumps(found) + "\n")
 
     file.write(json.dumps({"event": "made", "time": created(), "rank": -1, "step": 0}) + "\n")
-    job, restore = SeedJob.run, TrainingCheckpoints.restore
+    job, restore = ClickJob.run, TrainingCheckpoints.restore
     forward, update = TrainStep.forward, TrainStep.update
 
     def run(self: Any) -> Any:
@@ -91,7 +91,7 @@ def note_times(folder: str, kill_at: int) -> None:
             note("step")
 
     for cls, name, mine in (
-        (SeedJob, "run", run),
+        (ClickJob, "run", run),
         (TrainingCheckpoints, "restore", resumed),
         (TrainStep, "forward", begun),
         (TrainStep, "update", stepped),

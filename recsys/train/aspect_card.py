@@ -13,8 +13,8 @@ from typing import Any
 from recsys.aspect_config import AspectExperiment
 from recsys.evaluate.aspects import AspectEvaluation
 from recsys.graph.aspects import SPLITS, AspectTable
-from recsys.train.job import SeedResult
 from recsys.train.model_card import environment_section, pictures_section, table
+from recsys.train.seed_result import SeedResult
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -23,13 +23,13 @@ from recsys.train.aspect_card import AspectCard, write_aspect_card
 from recsys.train.aspect_plots import draw_aspects
 from recsys.train.aspect_task import AspectTask
 from recsys.train.graph_job import GraphJob, Trained
-from recsys.train.job import SeedResult
 from recsys.train.ranks import Ranks
+from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
 from recsys.train.tracking import read_metrics
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AspectJob(GraphJob[AspectTable, AspectModel, AspectEvaluation]):
     """See `GraphJob`; in one process.
 

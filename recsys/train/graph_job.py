@@ -7,35 +7,30 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
-from tqdm import tqdm
 
 from recsys.aspect_config import AspectExperiment
 from recsys.base import RecModel
 from recsys.cf_config import CFExperiment
-from recsys.embeddings.backend import Backend, resolve_backend
+from recsys.embeddings.backend import Backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.errors import ConfigError
 from recsys.evaluate.aspects import AspectEvaluation
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.nodes import NodeEvaluation
 from recsys.evaluate.ranking import RankingEvaluation
-from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
 from recsys.train.backend import attach_tables
-from recsys.train.display import Show
-from recsys.train.environment import environment
-from recsys.train.job import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.phases import phases_of
 from recsys.train.ranks import Ranks
+from recsys.train.seed_job import SeedJob
+from recsys.train.seed_result import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.state import seed_everything
-from recsys.train.storage import Place
 from recsys.train.task import Task
 from recsys.train.trainer import FitResult, Trainer
 
@@ -61,48 +56,19 @@ class Trained:
     state: Mapping[str, Tensor] | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
-    """What to do for one seed. A subclass says what its data and model are.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphJob(SeedJob, Generic[_Data, _Model, _Found]):
+    """See `SeedJob`. A subclass says what its data and model are.
 
     Args:
-        experiment: What to train.
         cache_dir: Where data is fetched to.
-        seed: Of this job.
-        directory: Its folder.
-        resume: Go on from the last checkpoint if there is one.
-        show: How to show progress.
-        device: ``cpu`` or ``cuda``.
-        on_evaluation: Called on every rank with the step and the validation metrics.
-        storage: Where checkpoints lie instead, if ranks do not share the folder.
-        report: Whether there are single results, plots and a model card beside the model.
     """
 
     experiment: CFExperiment | NodeExperiment | AspectExperiment
     cache_dir: Path
-    seed: int
-    directory: Path
-    resume: bool
-    show: Show
-    device: str
-    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
-    storage: Place | None = None
-    report: bool = True
 
-    def run(self) -> SeedResult:
-        """Trains or fits, takes the best weights, judges and saves them.
-
-        Raises:
-            RecsysError: Data is bad, or training went wrong.
-        """
-        ranks = Ranks.current()
-        if ranks.first:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "result.json").unlink(missing_ok=True)
-            write_json(self.directory / "environment.json", environment())
-        start = time.perf_counter()
+    def _run(self, backend: Backend, ranks: Ranks, start: float) -> SeedResult:
         data = self._data(ranks)
-        backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
         seed_everything(self.seed)
         model = self._model(data)
         check_phases(model)
@@ -125,8 +91,6 @@ class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
         if ranks.first:
             self._save(model, data, found, result, trained)
             result.seconds["report"] = time.perf_counter() - fitted
-            result.save()
-        ranks.wait()
         return result
 
     @abc.abstractmethod
@@ -154,10 +118,6 @@ class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
 
     # ---------------------------------------------------------------------- steps of subclasses
 
-    def _say(self, text: str) -> None:
-        if Ranks.current().first and self.show != "none":
-            tqdm.write(text, file=sys.stderr)
-
     def _say_data(self, summary: str, report: Mapping[str, int]) -> None:
         rows = [f"  {name.replace('_', ' ')}: {count:,}" for name, count in report.items() if count]
         self._say("\n".join([summary, *rows]))
@@ -167,10 +127,7 @@ class GraphJob(abc.ABC, Generic[_Data, _Model, _Found]):
         model.reset_parameters(self.seed)
         model.to(self.device)
         tables = attach_tables(model, self.experiment.embedding, backend, self.device)
-        plan = getattr(model.embeddings.store, "plan", None)
-        if plan is not None and Ranks.current().first:
-            write_json(self.directory / "plan.json", plan.to_json())
-            self._say(f"{plan}\n")
+        self._note_plan(model)
         return tables
 
     def _descend(

@@ -13,8 +13,8 @@ from typing import Any
 from recsys.evaluate.nodes import NodeEvaluation
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.node_config import NodeExperiment
-from recsys.train.job import SeedResult
 from recsys.train.model_card import environment_section, pictures_section, table
+from recsys.train.seed_result import SeedResult
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -25,16 +25,16 @@ from recsys.node_config import NodeExperiment
 from recsys.node_model import NodeClassifier
 from recsys.serving.classifier_folder import save_classifier
 from recsys.train.graph_job import GraphJob, Trained
-from recsys.train.job import SeedResult
 from recsys.train.node_card import NodeCard, write_node_card
 from recsys.train.node_plots import draw_nodes
 from recsys.train.node_task import NodeTask
 from recsys.train.ranks import Ranks
+from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
 from recsys.train.tracking import read_metrics
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NodeJob(GraphJob[LabelledNodes, NodeClassifier, NodeEvaluation]):
     """See `GraphJob`; in one process.
 

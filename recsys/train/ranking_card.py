@@ -13,8 +13,8 @@ from typing import Any
 from recsys.cf_config import CFExperiment
 from recsys.evaluate.ranking import RankingEvaluation
 from recsys.graph.interactions import InteractionSplits
-from recsys.train.job import SeedResult
 from recsys.train.model_card import environment_section, pictures_section, table
+from recsys.train.seed_result import SeedResult
 
 _COLUMNS = ("recall", "ndcg", "hr", "mrr", "map", "coverage", "novelty")
 

@@ -22,11 +22,11 @@ from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import InteractionSplits
 from recsys.serving.recommender_folder import save_recommender
 from recsys.train.graph_job import GraphJob, Trained
-from recsys.train.job import SeedResult
 from recsys.train.ranking_card import RankingCard, write_ranking_card
 from recsys.train.ranking_plots import draw_ranking
 from recsys.train.ranking_task import RankingTask, Validation
 from recsys.train.ranks import Ranks
+from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
 from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult
@@ -34,7 +34,7 @@ from recsys.train.trainer import FitResult
 _Data = tuple[InteractionSplits, InteractionGraph]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
     """See `GraphJob`."""
 

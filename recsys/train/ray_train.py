@@ -31,9 +31,9 @@ from recsys.errors import ConfigError, RecsysError, TrainingError
 from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
 from recsys.train.folder import locked
-from recsys.train.job import SeedResult
 from recsys.train.ranks import Ranks
 from recsys.train.run import RunOptions, run
+from recsys.train.seed_result import SeedResult
 from recsys.train.storage import Mirror, Place, place_of, write_text
 
 _JOB, _FAILURE = "ray.json", "ray-failure.json"

@@ -28,13 +28,16 @@ from recsys.evaluate.stored_aspects import aspect_items
 from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
 from recsys.train.aspect_job import AspectJob
+from recsys.train.click_job import ClickJob
 from recsys.train.display import Show
 from recsys.train.folder import check_free, locked, open_run
-from recsys.train.job import SeedJob, SeedResult, goal_of
+from recsys.train.graph_job import GraphJob
 from recsys.train.launch import launch
 from recsys.train.node_job import NodeJob
 from recsys.train.ranking_job import RankingJob
 from recsys.train.ranks import Ranks
+from recsys.train.seed_job import SeedJob
+from recsys.train.seed_result import SeedResult, goal_of
 from recsys.train.storage import Mirror, place_of
 from recsys.train.torchrun import joined, local_rank, restarts, started_by_torchrun
 from recsys.train.watch import watched
@@ -282,20 +285,25 @@ def train_seeds(
                 "on_evaluation": options.on_evaluation, "storage": storage,
                 "report": options.report,
             }  # fmt: skip
-            job: SeedJob | RankingJob | NodeJob | AspectJob
-            if isinstance(experiment, CFExperiment):
-                job = RankingJob(experiment, Path(options.cache_dir), **shared)
-            elif isinstance(experiment, NodeExperiment):
-                job = NodeJob(experiment, Path(options.cache_dir), **shared)
-            elif isinstance(experiment, AspectExperiment):
-                job = AspectJob(experiment, Path(options.cache_dir), **shared)
-            else:
+            job: SeedJob
+            if isinstance(experiment, Experiment):
                 assert prepared is not None
-                job = SeedJob(experiment, prepared, oracle, **shared)
+                shared |= {"prepared": prepared, "oracle": oracle}
+                job = ClickJob(experiment=experiment, **shared)
+            else:
+                kind = _graph_job(experiment)
+                job = kind(experiment=experiment, cache_dir=Path(options.cache_dir), **shared)
             results.append(job.run())
             if results[-1].fit.interrupted:
                 break
     return tuple(results)
+
+
+def _graph_job(experiment: AnyKind) -> type[GraphJob[Any, Any, Any]]:
+    """What trains models of this kind, which are not models of clicks."""
+    if isinstance(experiment, NodeExperiment):
+        return NodeJob
+    return AspectJob if isinstance(experiment, AspectExperiment) else RankingJob
 
 
 def _device(options: RunOptions) -> str:

@@ -12,9 +12,9 @@ from torch import distributed
 
 from recsys.config import Experiment
 from recsys.errors import TrainingError
-from recsys.train.job import SeedResult
 from recsys.train.launch import _died, launch
 from recsys.train.run import RunOptions, run
+from recsys.train.seed_result import SeedResult
 from recsys.train.tracking import read_metrics
 from tests.train.test_torchrun import CONFIG
 

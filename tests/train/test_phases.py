@@ -254,7 +254,7 @@ def test_a_crash_between_phases_changes_nothing(
     def crash(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr(f"recsys.train.job.{place}", crash)
+    monkeypatch.setattr(f"recsys.train.click_job.{place}", crash)
     with pytest.raises(MemoryError):
         run(experiment(kind), tmp_path / "run", options(cache))
     monkeypatch.undo()

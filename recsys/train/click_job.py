@@ -1,4 +1,4 @@
-"""One seed of a run, on one rank: build, train, judge, save.
+"""One seed of a model that predicts clicks, on one rank: build, train, judge, save.
 
 Stability: internal
 """
@@ -8,38 +8,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet
 import torch
-from tqdm import tqdm
 
-from recsys.base import CTRModel, RecModel
+from recsys.base import CTRModel
 from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
-from recsys.embeddings.backend import Backend, resolve_backend
+from recsys.embeddings.backend import Backend
 from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
-from recsys.fit_config import FitConfig
-from recsys.folders import whole_file, write_json
+from recsys.folders import write_json
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
 from recsys.train import plots
 from recsys.train.backend import attach_tables, is_meta, materialize
 from recsys.train.click_task import ClickTask
-from recsys.train.display import Show
-from recsys.train.environment import environment
 from recsys.train.model_card import CardContent, write_card
-from recsys.train.optimizer import dense_parameters
 from recsys.train.phases import (
     PhaseStart,
     PhaseStarts,
@@ -51,85 +41,13 @@ from recsys.train.phases import (
     phases_of,
     validation,
 )
+from recsys.train.predictions import save_predictions
 from recsys.train.ranks import Ranks
+from recsys.train.seed_job import SeedJob
+from recsys.train.seed_result import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.state import seed_everything
-from recsys.train.storage import Place
 from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult, Trainer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SeedResult:
-    """What one seed gave.
-
-    Args:
-        seed: Of start values, order of rows and dropout.
-        directory: Its folder.
-        fit: How training ended.
-        metrics: Final metrics by split, of the best checkpoint.
-        table_bytes: ``tables``, ``optimizer``, ..., ``total`` over all ranks.
-        num_parameters: ``dense`` and ``tables``.
-        seconds: Wall time of ``train`` (without evaluation), ``fit`` and ``report``.
-        backend: Of the tables.
-        plan: Which rank holds which table, empty on the local backend.
-        goal: How much training was asked for.
-        phases: How trainings before the last one ended, for methods that train several times.
-    """
-
-    seed: int
-    directory: Path
-    fit: FitResult
-    metrics: dict[str, dict[str, float]]
-    table_bytes: dict[str, int]
-    num_parameters: dict[str, int]
-    seconds: dict[str, float]
-    backend: str
-    plan: str
-    goal: dict[str, int | None]
-    phases: dict[str, FitResult] = dataclasses.field(default_factory=dict)
-
-    def save(self) -> None:
-        """Writes ``result.json``, which makes the folder complete."""
-        content = dataclasses.asdict(self)
-        content["directory"] = "."
-        content["rows_per_second"] = self.fit.rows_per_second
-        write_json(self.directory / "result.json", without_nan(content))
-
-    @classmethod
-    def load(cls, directory: Path) -> SeedResult:
-        """Reads what `save` wrote.
-
-        Args:
-            directory: Of a complete seed.
-        """
-        content = json.loads((directory / "result.json").read_text())
-        del content["rows_per_second"]
-        content["directory"] = directory
-        content["metrics"] = {s: _with_nan(m) for s, m in content["metrics"].items()}
-        content["fit"] = _fit(content["fit"])
-        content["phases"] = {name: _fit(fit) for name, fit in content.get("phases", {}).items()}
-        return cls(**content)
-
-
-def _fit(content: Mapping[str, Any]) -> FitResult:
-    return FitResult(**{**content, "best": _with_nan(content["best"])})
-
-
-def goal_of(train: FitConfig) -> dict[str, int | None]:
-    """How much training is asked for: what may grow between stop and resume.
-
-    Args:
-        train: Of an experiment.
-    """
-    return {
-        "num_epochs": train.num_epochs,
-        "max_steps": train.max_steps,
-        "early_stop_patience": train.early_stop_patience,
-    }
-
-
-def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,49 +61,20 @@ class _Training:
     done: dict[str, FitResult]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SeedJob:
-    """What to do for one seed.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClickJob(SeedJob):
+    """See `SeedJob`.
 
     Args:
-        experiment: What to train.
         prepared: The data.
         oracle: Best reachable metrics by split, where known.
-        seed: Of this job.
-        directory: Its folder.
-        resume: Go on from the last checkpoint if there is one.
-        show: How to show progress.
-        device: ``cpu`` or ``cuda``.
-        on_evaluation: Called on every rank with the step and the validation metrics.
-        storage: Where checkpoints lie instead, if ranks do not share the folder.
-        report: Whether there are predictions, plots and a model card beside the model.
     """
 
     experiment: Experiment
     prepared: Prepared
     oracle: Mapping[str, Mapping[str, float]]
-    seed: int
-    directory: Path
-    resume: bool
-    show: Show
-    device: str
-    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
-    storage: Place | None = None
-    report: bool = True
 
-    def run(self) -> SeedResult:
-        """Trains, takes the best weights, judges and saves them.
-
-        Raises:
-            RecsysError: See `Trainer`, `evaluate`, `save_artefact`.
-        """
-        ranks = Ranks.current()
-        if ranks.first:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "result.json").unlink(missing_ok=True)
-            write_json(self.directory / "environment.json", environment())
-        start = time.perf_counter()
-        backend = resolve_backend(self.experiment.embedding.backend, self.device, ranks.world_size)
+    def _run(self, backend: Backend, ranks: Ranks, start: float) -> SeedResult:
         trained = self._train(backend, ranks)
         model, tables, trainer, fit = trained.model, trained.tables, trained.trainer, trained.fit
         fitted = time.perf_counter()
@@ -217,8 +106,6 @@ class SeedJob:
             step = int(best.state["progress"]["step"])
             self._save(model, state, step, evaluations, result)
             seconds["report"] = time.perf_counter() - fitted
-            result.save()
-        ranks.wait()
         return result
 
     def _train(self, backend: Backend, ranks: Ranks) -> _Training:
@@ -234,7 +121,7 @@ class SeedJob:
         if (start := starts.load() if self.resume and len(phases) > 1 else None) is not None:
             number, done, model = start.number, start.done, start.build(model)
         while True:
-            tables = self._attach(model, backend, ranks)
+            tables = self._attach(model, backend)
             # After the start values, which depend on the seed alone: dropout differs by rank.
             seed_everything((self.seed * 1_000_003 + ranks.rank + number * 7919) % 2**32)
             config = phase_config(self.experiment.train, phases[number])
@@ -280,7 +167,7 @@ class SeedJob:
         model.reset_parameters(self.seed)
         return model
 
-    def _attach(self, model: CTRModel, backend: Backend, ranks: Ranks) -> EmbeddingOptimizer | None:
+    def _attach(self, model: CTRModel, backend: Backend) -> EmbeddingOptimizer | None:
         """Moves the model to its device and its tables to their optimizer.
 
         Tables on ``meta`` are made by the ranks that hold them, each its part.
@@ -293,15 +180,8 @@ class SeedJob:
         tables = attach_tables(model, self.experiment.embedding, backend, self.device)
         if bare:
             model.reset_parameters(self.seed)
-        plan = getattr(model.embeddings.store, "plan", None)
-        if plan is not None and ranks.first:
-            write_json(self.directory / "plan.json", plan.to_json())
-            self._say(f"{plan}\n")
+        self._note_plan(model)
         return tables
-
-    def _say(self, text: str) -> None:
-        if Ranks.current().first and self.show != "none":
-            tqdm.write(text, file=sys.stderr)
 
     def _loader(self, split: str, ranks: Ranks) -> BatchLoader:
         train, pin = self.experiment.train, self.device == "cuda"
@@ -379,71 +259,6 @@ class SeedJob:
                 pictures=pictures,
             ),
         )
-
-
-def save_predictions(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Labels and probabilities of every judged row as Parquet.
-
-    Columns: ``split``; ``label`` and ``probability`` (``label.<task>`` with several tasks);
-    ``weight`` and ``group`` (hashed) where there are any.
-
-    Args:
-        path: Replaced as a whole.
-        evaluations: By split, rows in file order (by rank with several ranks).
-    """
-    if not evaluations:
-        return
-    writer = None
-    with whole_file(path) as draft:
-        for evaluation in evaluations:
-            rows_table = _predictions_table(evaluation)
-            writer = writer or pyarrow.parquet.ParquetWriter(draft, rows_table.schema)
-            writer.write_table(rows_table)
-        assert writer is not None
-        writer.close()
-
-
-def _predictions_table(evaluation: Evaluation) -> pa.Table:
-    found = evaluation.predictions
-    rows = len(found.labels)
-    columns: dict[str, Any] = {"split": pa.array([evaluation.name] * rows, pa.string())}
-    probabilities = found.probabilities
-    for number, task in enumerate(found.tasks):
-        end = "" if len(found.tasks) == 1 else f".{task}"
-        columns[f"label{end}"] = found.labels[:, number].astype("int8")
-        columns[f"probability{end}"] = probabilities[:, number]
-    if found.weights is not None:
-        columns["weight"] = found.weights
-    if found.groups is not None:
-        columns["group"] = found.groups
-    return pa.table(columns)
-
-
-def table_bytes(model: RecModel, tables: EmbeddingOptimizer | None, ranks: Ranks) -> dict[str, int]:
-    """Bytes of tables and their optimizer on all ranks, by purpose.
-
-    Args:
-        model: Trained.
-        tables: The optimizer, None for a model without tables.
-        ranks: Of the job.
-    """
-    if tables is None:
-        return {"total": 0}
-    mine = model.embeddings.bytes("train", tables)
-    parts = ranks.gather_objects({**dataclasses.asdict(mine), "total": mine.total})
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
-
-
-def num_parameters(model: RecModel) -> dict[str, int]:
-    """Numbers in dense layers and in tables.
-
-    Args:
-        model: Any.
-    """
-    return {
-        "dense": sum(parameter.numel() for parameter in dense_parameters(model).values()),
-        "tables": model.embeddings.num_rows_parameters(),
-    }
 
 
 def _compression_line(model: CTRModel) -> dict[str, str]:
