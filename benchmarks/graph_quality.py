@@ -5,6 +5,7 @@
     ... --only x_sim_gcl --seeds 1,2,3
     ... --only x_sim_gcl --tune 20            # a search on validation; later runs take its best
     ... --report                              # tables and plots of all that was run
+    ... --report --keep                       # and what is complete goes into the repository
 
 A settings file has a data set and runs: a configuration of ``configs/graph`` or ``configs/bundle``
 with changes (those of ``set`` are for all runs), and the ``space`` to search for it. --tune N
@@ -15,7 +16,8 @@ the settings, and the curve is of test: what counts is its end, never its best p
 ``given_splits: true`` the data has a validation split of its own: the curve is of that, and what
 counts is the test of its best point. Seconds are CPU seconds of training or fitting without
 evaluation, on one thread unless --threads says otherwise. A run goes on where it was stopped; one
-that is complete is left alone.
+that is complete is left alone. Tables and plots have what ``benchmarks/quality/measured`` keeps
+too; a run of another machine than most is drawn hollow, since seconds differ.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ import numpy as np
 import torch
 import yaml
 
-from printing import machine, say, table
+from printing import machine, processor, say, table
 from recsys.cf import CFModel, EmbeddingModel
 from recsys.cf_config import CFExperiment, load_any
 from recsys.cf_fitted import FittedModel
@@ -94,11 +97,12 @@ class WatchedTask(RankingTask):
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The file, with what every run may leave out; ``like`` names a file with the other runs."""
+    """The file, with what every run may leave out; ``like`` names one whose runs it changes."""
     found = yaml.safe_load(path.read_text())
     if "like" in found:
-        others = settings_of(path.parent / found["like"])["runs"]
-        found["runs"] = {**others, **found.get("runs", {})}
+        others, mine = settings_of(path.parent / found["like"])["runs"], found.get("runs", {})
+        found["runs"] = {name: {**others.get(name, {}), **mine.get(name, {})}
+                         for name in (*others, *(mine.keys() - others.keys()))}  # fmt: skip
     for name, run in found["runs"].items():
         run.setdefault("config", name)
         run.setdefault("set", [])
@@ -149,7 +153,7 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path, given: 
                             capture_output=True, text=True).stdout.strip()  # fmt: skip
     record |= {
         "model": experiment.model.class_path.rpartition(".")[2], "seed": seed, "judge": judge,
-        "threads": torch.get_num_threads(), "commit": commit,
+        "threads": torch.get_num_threads(), "commit": commit, "machine": processor(),
         "experiment": experiment.model_dump(mode="json"),
     }  # fmt: skip
     dataset = experiment.dataset.build()
@@ -242,14 +246,42 @@ def search(settings: Mapping[str, Any], name: str, trials: int, folder: Path) ->
 # ------------------------------------------------------------------------------------- reports
 
 
-def records_of(folder: Path, judge: str) -> dict[str, list[dict[str, Any]]]:
-    """What was run, seeds by name."""
+def records_of(folder: Path, judge: str, kept: Path) -> dict[str, list[dict[str, Any]]]:
+    """What was run, here and as it is kept, seeds by name."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob(f"*/{judge}-*.json")):
         record = json.loads(path.read_text())
         if record.get("curve"):
             found.setdefault(path.parent.name, []).append(record)
-    return found
+    if kept.exists():
+        for name, records in json.loads(kept.read_text()).items():
+            known = {record["seed"] for record in found.get(name, ())}
+            others = (r for r in records if r["judge"] == judge and r["seed"] not in known)
+            found.setdefault(name, []).extend(others)
+    return {name: records for name, records in found.items() if records}
+
+
+def keep(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Writes the complete runs, figures to five places, where the repository keeps them.
+
+    Args:
+        records: By name.
+        path: Its old content goes, but for those of another judge.
+    """
+    before = json.loads(path.read_text()) if path.exists() else {}
+    judges = {record["judge"] for seeds in records.values() for record in seeds}
+    found = {name: [r for r in seeds if r["judge"] not in judges] for name, seeds in before.items()}
+    for name, seeds in records.items():
+        left_out = ("experiment", "complete")
+        whole = [{key: value for key, value in record.items() if key not in left_out}
+                 for record in seeds if record.get("complete", True)]  # fmt: skip
+        found[name] = found.get(name, []) + json.loads(
+            json.dumps(whole), parse_float=lambda text: round(float(text), 5)
+        )
+    path.parent.mkdir(exist_ok=True)
+    lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    say(f"kept: {path}")
 
 
 def chosen(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -261,13 +293,25 @@ def chosen(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return max(record["curve"], key=lambda point: point["metrics"]["ndcg@20"])
 
 
-def report(folder: Path, judge: str, title: str, lines: Mapping[str, float]) -> None:
-    """A table by quality, and the plot of quality against CPU seconds."""
-    records = records_of(folder, judge)
+def report(
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    title: str,
+    lines: Mapping[str, float],
+) -> None:
+    """A table by quality, and the plot of quality against CPU seconds.
+
+    Args:
+        records: By name.
+        path: Of the plot.
+        title: Of the plot.
+        lines: What others published, by label.
+    """
     rows = []
     for name, seeds in records.items():
         points = [chosen(record) for record in seeds]
-        cells = [name if all(record["complete"] for record in seeds) else f"{name} (unfinished)"]
+        whole = all(record.get("complete", True) for record in seeds)
+        cells = [name if whole else f"{name} (unfinished)"]
         for metric in SHOWN:
             values = [point["metrics"][metric] for point in points]
             spread = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
@@ -279,7 +323,6 @@ def report(folder: Path, judge: str, title: str, lines: Mapping[str, float]) -> 
         rows.append(cells)
     rows.sort(key=lambda row: row[1], reverse=True)
     table([("run", *SHOWN, "epochs", "train CPU s", "judge CPU s", "seeds"), *rows])
-    path = folder / f"{judge}.png"
     plots.draw(path, lambda figure: paint(figure, records, title, lines), (10.0, 6.4))
     say(f"drawn: {path}")
 
@@ -292,14 +335,16 @@ def paint(
 ) -> None:
     """Recall@20 against CPU seconds: a curve for what is trained, a point for what is fitted."""
     axis = figure.subplots()
-    ends = []
+    ends, machines = [], Counter(seeds[0].get("machine") for seeds in records.values())
+    here = machines.most_common(1)[0][0] if machines else None
     for number, (name, seeds) in enumerate(sorted(records.items())):
         curve = seeds[0]["curve"]
         x = [max(point["cpu_seconds"], 1.0) for point in curve]
         y = [point["metrics"]["recall@20"] for point in curve]
         color, dashed = plots.color(number % 8), number >= 8
+        hollow = {} if seeds[0].get("machine") == here else {"markerfacecolor": "none"}
         if len(curve) == 1:
-            axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6)
+            axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6, **hollow)
         else:
             axis.plot(
                 x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4
@@ -354,6 +399,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="results")
     parser.add_argument("--report", action="store_true", help="only tables and plots")
+    parser.add_argument("--keep", action="store_true", help="write what is complete beside FILE")
     return parser.parse_args()
 
 
@@ -384,7 +430,11 @@ def main() -> None:
     print(machine())
     title = f"{args.settings.stem}: {args.judge}"
     lines = settings.get("published", {}) if args.judge == "test" else {}
-    report(folder, args.judge, title, lines)
+    kept = args.settings.parent / "measured" / f"{args.settings.stem}.json"
+    records = records_of(folder, args.judge, kept)
+    report(records, folder / f"{args.judge}.png", title, lines)
+    if args.keep:
+        keep(records, kept)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,17 @@ QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all
 """Environment of every process: one thread a rank, no warnings."""
 
 
+def processor() -> str:
+    """Its name, as the system has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), "?")
+
+
 def machine() -> str:
     """A line about where this runs."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), "?")
     return (
-        f"machine: {os.cpu_count()} cores ({model}), torch {torch.__version__}, 1 torch thread a "
-        f"rank, {platform.system()} {platform.release()}, load before the first run "
+        f"machine: {os.cpu_count()} cores ({processor()}), torch {torch.__version__}, 1 torch thread "
+        f"a rank, {platform.system()} {platform.release()}, load before the first run "
         f"{os.getloadavg()[0]:.1f}"
     )
 
