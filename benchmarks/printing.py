@@ -26,9 +26,9 @@ def processor() -> str:
 def machine() -> str:
     """A line about where this runs."""
     return (
-        f"machine: {os.cpu_count()} cores ({processor()}), torch {torch.__version__}, 1 torch thread "
-        f"a rank, {platform.system()} {platform.release()}, load before the first run "
-        f"{os.getloadavg()[0]:.1f}"
+        f"machine: {os.cpu_count()} cores ({processor()}), torch {torch.__version__}, "
+        f"1 torch thread a rank, {platform.system()} {platform.release()}, "
+        f"load before the first run {os.getloadavg()[0]:.1f}"
     )
 
 

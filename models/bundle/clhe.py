@@ -20,15 +20,15 @@ from recsys.cf import CFModel, EmbeddingModel
 from recsys.errors import ConfigError
 from recsys.graph.epoch_loader import EpochLoader, InTurn
 from recsys.graph.explanation import Explanation
-from recsys.graph.fitted_buffers import FittedBuffers, check_history
+from recsys.graph.fitted_buffers import check_history
 from recsys.graph.interaction_graph import FIRST_INDEX, InteractionGraph
-from recsys.graph.interactions import Interactions
+from recsys.graph.item_spectrum import ItemSpectrum, unit_rows
 from recsys.graph.negatives import SamplingConfig
-from recsys.graph.products import scaled, size, sums
+from recsys.graph.products import size
 from recsys.graph.set_batches import SetBatch, SetLoader
-from recsys.graph.text_features import TextFeatures, TextOptions, principal_axes
-from recsys.layers.mlp import MLP, MLPConfig
-from recsys.layers.set_encoder import PlainSelfAttention, SetEncoder
+from recsys.graph.text_features import TextFeatures, TextOptions
+from recsys.layers.item_tokens import ItemTokens
+from recsys.layers.set_encoder import SetEncoder
 from recsys.losses.in_batch import in_batch
 from recsys.schema import Categorical, Label, Schema
 
@@ -135,7 +135,7 @@ class CLHE(EmbeddingModel):
                 "Name one of them, see `item_vectors` of the experiment."
             )
         told = brought.pop(config.feedback) if config.feedback is not None else None
-        self._contents = [torch.from_numpy(_unit(each)) for each in brought.values()]
+        self._contents = [torch.from_numpy(unit_rows(each)) for each in brought.values()]
         self.text: TextFeatures | None = None
         widths = [each.shape[1] for each in self._contents]
         if features is not None and features.texts is not None and config.text is not None:
@@ -145,12 +145,12 @@ class CLHE(EmbeddingModel):
             self.text = TextFeatures(features.texts, config.text, everything)
             widths.append(config.text.axes)
         self._told = None if told is None else torch.from_numpy(told)
-        self.spectrum: Spectrum | None = None
+        self.spectrum: ItemSpectrum | None = None
         feedback = 0 if told is None else told.shape[1]
         pairs = None if features is None else features.user_item
         if told is None and pairs is not None and config.feedback_dim:
-            self.spectrum, feedback = Spectrum(pairs, config.feedback_dim), config.feedback_dim
-        parts = (widths, feedback, config)
+            self.spectrum, feedback = ItemSpectrum(pairs, config.feedback_dim), config.feedback_dim
+        parts = (widths, feedback, config.embedding_dim, config.hidden)
         self.encoder, self.decoder = (ItemTokens(*parts) for _ in range(2))
         self.sets = SetEncoder(
             config.embedding_dim, config.pool, config.num_layers, config.layer_norm
@@ -418,94 +418,6 @@ class CLHE(EmbeddingModel):
         many = torch.minimum(many, counts - 1).clamp(min=1)
         keys = torch.rand(real.shape).to(real.device).masked_fill(~real, 2)
         return (keys.argsort(1).argsort(1) < many) & real
-
-
-class ItemTokens(nn.Module):
-    """Tokens of items, and one vector of them.
-
-    Args:
-        widths: Of every content.
-        feedback: Width of user feedback; 0 for none.
-        config: Width and hidden layers.
-    """
-
-    def __init__(self, widths: list[int], feedback: int, config: CLHE.Config) -> None:
-        super().__init__()
-        width = config.embedding_dim
-        self.contents = nn.ModuleList(
-            MLP(each, MLPConfig(hidden_units=(each, config.hidden)), width) for each in widths
-        )
-        self.feedback = nn.Linear(feedback, width) if feedback else None
-        self.attention = PlainSelfAttention(width)
-
-    def forward(
-        self, ids: Tensor, warm: Tensor, contents: list[Tensor], feedback: Tensor | None
-    ) -> Tensor:
-        """Tokens of length 1, (n, T, D).
-
-        Args:
-            ids: Rows of the items, (n, D).
-            warm: Whether a row is trained, (n,) bool.
-            contents: (n, width) each; rows of zeros where nothing is known.
-            feedback: Likewise.
-        """
-        found = [ids]
-        content = ids
-        if contents:
-            content, known = torch.zeros_like(ids), torch.zeros_like(warm)
-            for encode, rows in zip(self.contents, contents):
-                here = rows.any(1)
-                made = functional.normalize(encode(rows), dim=1)
-                content = content + torch.where(here[:, None], made, 0.0)
-                known = known | here
-            content = torch.where(known[:, None], content, ids)
-            found = [content, torch.where((warm | ~known)[:, None], ids, content)]
-        if self.feedback is not None and feedback is not None:
-            told = torch.where(feedback.any(1)[:, None], self.feedback(feedback), content)
-            found.append(told)
-        return functional.normalize(torch.stack(found, dim=1), dim=2)
-
-    def fuse(self, tokens: Tensor) -> Tensor:
-        """The mean of tokens after attention, (n, D).
-
-        Args:
-            tokens: (n, T, D).
-        """
-        return self.attention(tokens).mean(1)
-
-
-class Spectrum(FittedBuffers):
-    """Items along the principal axes of ``D_u^-1/2 R D_i^-1/2``: who takes what, not trained.
-
-    Args:
-        pairs: R, of users and items.
-        width: Number of axes.
-    """
-
-    values: Tensor
-
-    def __init__(self, pairs: Interactions, width: int) -> None:
-        super().__init__()
-        self._pairs, self._width = pairs, width
-        self.add_buffers(values=torch.float32)
-
-    def initialize(self, generator: object = None) -> None:
-        """Computes the axes; nothing is drawn."""
-        del generator
-        pairs = self._pairs
-        parts = (np.ones(len(pairs), np.float32), pairs.item, pairs.offsets())
-        matrix = csr_array(parts, shape=(pairs.num_users, pairs.num_items))
-        roots = [1 / np.sqrt(np.maximum(sums(matrix, axis), 1)) for axis in (1, 0)]
-        axes = principal_axes(scaled(matrix, *roots), self._width)
-        known = (pairs.item_degrees() > 0)[:, None]
-        found = np.where(known, _unit(axes), 0).astype(np.float32)
-        self.values = torch.from_numpy(found).to(self.values.device)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; those of zeros stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _spread(found: Tensor, place: Tensor, real: Tensor) -> Tensor:
