@@ -16,37 +16,28 @@ Stability: caller
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from recsys.graph.bundle_dataset import BundleDataset
 from recsys.graph.bundle_graphs import bundles_to_pyg
-from recsys.testing.any_dataset import AnyDatasetConformance
+from recsys.testing.interaction_dataset import InteractionDatasetConformance
 
 
-class BundleDatasetConformance(AnyDatasetConformance[BundleDataset]):
-    """What every data set of bundles must do. Inherit it in a test class."""
+class BundleDatasetConformance(InteractionDatasetConformance[BundleDataset]):
+    """What every data set of bundles must do. Inherit it in a test class.
 
-    counts: ClassVar[dict[str, int]]
-    """Pairs of users and bundles by split, counted by hand in the files that `config` writes."""
+    Its pairs are those of users and bundles.
+    """
 
-    def test_splits_are_stable(self, tmp_path: Path) -> None:
-        """Asking twice gives the same pairs with the same numbers."""
+    def test_bundles_are_stable(self, tmp_path: Path) -> None:
+        """Asking twice gives the same bundles and items with the same numbers."""
         data, cache = self.made(tmp_path), tmp_path / "cache"
         first, second = data.bundle_data(cache), data.bundle_data(cache)
         assert first.report == second.report and first.item_texts == second.item_texts
         np.testing.assert_array_equal(first.bundles.keys, second.bundles.keys)
         np.testing.assert_array_equal(first.items.values, second.items.values)
-        for (_, a), (_, b) in zip(first.user_bundle.items(), second.user_bundle.items()):
-            np.testing.assert_array_equal(a.keys, b.keys)
-
-    def test_splits_have_the_right_counts_and_share_nothing(self, tmp_path: Path) -> None:
-        """No pair of a user and a bundle is lost or in two splits."""
-        splits = self.made(tmp_path).splits(tmp_path / "cache")
-        assert {name: len(split) for name, split in splits.items()} == self.counts
-        keys = np.concatenate([split.keys for _, split in splits.items()])
-        assert len(np.unique(keys)) == len(keys)
 
     def test_bundles_to_complete_share_no_bundle(self, tmp_path: Path) -> None:
         """Splits are disjoint and stable; given and asked items are the bundle's."""

@@ -16,15 +16,17 @@ Stability: caller
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from recsys.graph.dataset import InteractionDataset
 from recsys.testing.any_dataset import AnyDatasetConformance
 
+_Dataset = TypeVar("_Dataset", bound=InteractionDataset)
 
-class InteractionDatasetConformance(AnyDatasetConformance[InteractionDataset]):
+
+class InteractionDatasetConformance(AnyDatasetConformance[_Dataset], Generic[_Dataset]):
     """What every data set of interactions must do. Inherit it in a test class."""
 
     counts: ClassVar[dict[str, int]]

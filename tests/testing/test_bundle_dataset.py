@@ -60,15 +60,17 @@ def suite(data, counts):
 def test_a_good_one_passes(tmp_path):
     tests = suite(Good, {"train": 8, "test": 2})
     tests.test_splits_are_stable(tmp_path)
-    tests.test_splits_have_the_right_counts_and_share_nothing(tmp_path)
+    tests.test_bundles_are_stable(tmp_path)
+    tests.test_splits_have_the_right_counts_and_share_nothing_but_names(tmp_path)
     tests.test_bundles_to_complete_share_no_bundle(tmp_path)
     tests.test_users_and_bundles_are_a_graph_with_contents(tmp_path)
     tests.test_it_becomes_an_object_of_pyg(tmp_path)
 
 
 def test_wrong_counts_licence_and_completion(tmp_path):
+    wrong = suite(Good, {"train": 9})
     with pytest.raises(AssertionError):
-        suite(Good, {"train": 9}).test_splits_have_the_right_counts_and_share_nothing(tmp_path)
+        wrong.test_splits_have_the_right_counts_and_share_nothing_but_names(tmp_path)
     with pytest.raises(AssertionError):
         suite(Good, {}).test_says_where_it_comes_from()
     for data in (Restless, Growing):
