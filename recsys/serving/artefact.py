@@ -16,23 +16,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from recsys.base import RecModel
 from recsys.config import class_path
-from recsys.config_problems import describe
 from recsys.data.encoder import FeatureEncoder
 from recsys.errors import CheckpointError, SchemaError
 from recsys.schema import Schema
 from recsys.serving.folder import (
-    MANIFEST,
     SCHEMA,
     artefact_folder,
     check_kind,
     read_manifest,
+    stored_config,
     trusted_class,
     verify,
     write_folder,
@@ -121,14 +119,7 @@ def load_artefact(directory: Path | str, model_class: type[RecModel] | None = No
         raise CheckpointError(
             f"{folder}: the encoder's schema is not the model's. Save the model again."
         )
-    try:
-        config = cls.Config.model_validate(manifest["config"])
-    except ValidationError as error:
-        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
-        raise CheckpointError(
-            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
-            f"  {problems}"
-        ) from None
+    config = stored_config(folder, manifest, cls)
     model = _filled(cls, config, schema, folder / WEIGHTS)
     return Artefact(model.eval(), encoder, manifest["metadata"])
 

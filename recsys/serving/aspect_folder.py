@@ -23,24 +23,21 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
 from recsys.aspect_model import AspectModel
-from recsys.config import class_path
-from recsys.config_problems import describe
-from recsys.errors import CheckpointError, RecsysError
+from recsys.errors import CheckpointError
 from recsys.graph.aspects import AspectTable
 from recsys.graph.interactions import Names
 from recsys.serving.artefact import WEIGHTS
 from recsys.serving.folder import (
     ASPECTS,
-    MANIFEST,
     artefact_folder,
+    filling,
     read_manifest,
+    stored_config,
     trusted_class,
     verify,
     write_folder,
@@ -115,21 +112,10 @@ def load_aspects(
     needed = [WEIGHTS, ASPECTS, _ITEMS, _LABELS, _PAIRS]
     verify(folder, manifest["files"], needed, "aspects")
     cls = trusted_class(folder, manifest["class"], AspectModel, model_class)
-    try:
-        config = cls.Config.model_validate(manifest["config"])
-    except ValidationError as error:
-        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
-        raise CheckpointError(
-            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
-            f"  {problems}"
-        ) from None
-    try:
+    config = stored_config(folder, manifest, cls)
+    with filling(folder, cls):
         model = cast(Any, cls)(config, _read_table(folder))
         model.load_state_dict(load_file(str(folder / WEIGHTS)))
-    except (SafetensorError, RuntimeError, KeyError, OSError, RecsysError) as error:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
-        ) from None
     return model.eval()
 
 

@@ -16,21 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from recsys.config import class_path
-from recsys.config_problems import describe
-from recsys.errors import CheckpointError, RecsysError
+from recsys.errors import CheckpointError
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.node_model import NodeClassifier
 from recsys.serving.artefact import WEIGHTS
 from recsys.serving.folder import (
-    MANIFEST,
     NODES,
     artefact_folder,
+    filling,
     read_manifest,
+    stored_config,
     trusted_class,
     verify,
     write_folder,
@@ -96,21 +93,10 @@ def load_classifier(
             f"{dict(nodes.counts)}; fingerprint {before['fingerprint']}, now "
             f"{nodes.fingerprint()}). Restore the data, or train again."
         )
-    try:
-        config = cls.Config.model_validate(manifest["config"])
-    except ValidationError as error:
-        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
-        raise CheckpointError(
-            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
-            f"  {problems}"
-        ) from None
-    try:
+    config = stored_config(folder, manifest, cls)
+    with filling(folder, cls):
         model = cast(Any, cls)(config, nodes)
         model.load_state_dict(load_file(str(folder / WEIGHTS)))
-    except (SafetensorError, RuntimeError, KeyError, OSError, RecsysError) as error:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
-        ) from None
     return model.eval()
 
 

@@ -9,19 +9,23 @@ Stability: internal
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from recsys import __version__
 from recsys.base import RecModel
 from recsys.config import class_path, resolve_class
-from recsys.errors import CheckpointError, ConfigError
+from recsys.config_problems import describe
+from recsys.errors import CheckpointError, ConfigError, RecsysError
 from recsys.folders import FolderFormat, fingerprints
 
 TRUSTED = "recsys.models."
@@ -268,3 +272,43 @@ def trusted_class(
         return resolve_class(path, base)
     except ConfigError as error:
         raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+
+
+def stored_config(folder: Path, manifest: Mapping[str, Any], cls: type[RecModel]) -> Any:
+    """The config of a model, as its class of this version reads it.
+
+    Args:
+        folder: The artefact.
+        manifest: Of it.
+        cls: Of the model.
+
+    Raises:
+        CheckpointError: It does not fit.
+    """
+    try:
+        return cls.Config.model_validate(manifest["config"])
+    except ValidationError as error:
+        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
+        raise CheckpointError(
+            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
+            f"  {problems}"
+        ) from None
+
+
+@contextlib.contextmanager
+def filling(folder: Path, cls: type[RecModel]) -> Iterator[None]:
+    """What goes wrong inside means that weights and config are of different models.
+
+    Args:
+        folder: The artefact.
+        cls: Of the model.
+
+    Raises:
+        CheckpointError: Instead of what was raised.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, OSError, RecsysError) as error:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
+        ) from None

@@ -24,14 +24,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.cf import CFModel, EmbeddingModel
-from recsys.config import class_path
-from recsys.config_problems import describe
 from recsys.errors import CheckpointError, RecsysError
 from recsys.graph.bundles import BundleContents, Bundles
 from recsys.graph.concepts import Descriptions
@@ -40,11 +36,12 @@ from recsys.graph.interactions import Interactions, Names
 from recsys.graph.knowledge import KnowledgeGraph
 from recsys.serving.artefact import WEIGHTS
 from recsys.serving.folder import (
-    MANIFEST,
     USERS,
     artefact_folder,
     check_kind,
+    filling,
     read_manifest,
+    stored_config,
     trusted_class,
     verify,
     write_folder,
@@ -143,30 +140,19 @@ def load_recommender(
     needed = [WEIGHTS, USERS, _ITEMS, _TRAIN, _SEEN]
     needed += [VECTORS] if issubclass(cls, EmbeddingModel) else []
     verify(folder, manifest["files"], needed, _KNOWLEDGE)
-    try:
-        config = cls.Config.model_validate(manifest["config"])
-    except ValidationError as error:
-        problems = "\n  ".join(text for _, text in describe(error, cls.Config, manifest["config"]))
-        raise CheckpointError(
-            f"{folder / MANIFEST}: the config does not fit {class_path(cls)} of this version.\n"
-            f"  {problems}"
-        ) from None
+    config = stored_config(folder, manifest, cls)
     try:
         train, seen, graph = _read_graph(folder, manifest["files"])
         model = cast(Any, cls)(config, graph)
     except RecsysError as error:
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
-    try:
+    with filling(folder, cls):
         if weights or not isinstance(model, EmbeddingModel):
             model.load_state_dict(load_file(str(folder / WEIGHTS)))
         model.eval()
         if isinstance(model, EmbeddingModel):
             vectors = load_file(str(folder / VECTORS))
             model.keep_vectors(vectors["user"], vectors["item"])
-    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit {class_path(cls)} with this config: {error}"
-        ) from None
     return Stored(model, train, seen, manifest["metadata"])
 
 

@@ -6,8 +6,9 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from recsys.aspect_config import AspectExperiment
 from recsys.aspect_model import AspectModel
@@ -15,18 +16,15 @@ from recsys.embeddings.backend import Backend
 from recsys.errors import ConfigError
 from recsys.evaluate.aspects import AspectEvaluation, evaluate_aspects
 from recsys.evaluate.stored_aspects import aspect_items, options_of
-from recsys.folders import write_json
 from recsys.graph.aspect_batches import AspectLoader
 from recsys.graph.aspects import SPLITS, AspectTable
 from recsys.serving.aspect_folder import save_aspects
-from recsys.train.aspect_card import AspectCard, write_aspect_card
+from recsys.train.aspect_card import AspectCard
 from recsys.train.aspect_plots import draw_aspects
 from recsys.train.aspect_task import AspectTask
 from recsys.train.graph_job import GraphJob, Trained
 from recsys.train.ranks import Ranks
-from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
-from recsys.train.tracking import read_metrics
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +73,13 @@ class AspectJob(GraphJob[AspectTable, AspectModel, AspectEvaluation]):
         }
 
     def _save(
-        self, model: AspectModel, data: AspectTable, found: Mapping[str, AspectEvaluation],
-        result: SeedResult, trained: Trained,
+        self, folder: Path, model: AspectModel, data: AspectTable, metadata: Mapping[str, Any],
+        trained: Trained,
     ) -> None:  # fmt: skip
-        folder, evaluations = self.directory, list(found.values())
-        save_aspects(folder / "model", model, self._metadata(result, trained.step))
-        if not self.report:
-            return
-        write_json(folder / "evaluation.json", [each.to_json() for each in evaluations])
-        pictures = draw_aspects(folder / "plots", read_metrics(folder), evaluations)
-        env = json.loads((folder / "environment.json").read_text())
-        card = AspectCard(self.experiment, data, evaluations, result, trained.step, env, pictures)
-        write_aspect_card(folder, card)
+        save_aspects(folder, model, metadata)
+
+    def _report(
+        self, data: AspectTable, found: Mapping[str, AspectEvaluation],
+        lines: Sequence[Mapping[str, Any]],
+    ) -> tuple[Sequence[Path], type[AspectCard]]:  # fmt: skip
+        return draw_aspects(self.directory / "plots", lines, list(found.values())), AspectCard

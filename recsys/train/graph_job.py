@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,14 +25,17 @@ from recsys.evaluate.aspects import AspectEvaluation
 from recsys.evaluate.evaluation import without_nan
 from recsys.evaluate.nodes import NodeEvaluation
 from recsys.evaluate.ranking import RankingEvaluation
+from recsys.folders import write_json
 from recsys.node_config import NodeExperiment
 from recsys.train.backend import attach_tables
+from recsys.train.graph_card import GraphCard
 from recsys.train.phases import phases_of
 from recsys.train.ranks import Ranks
 from recsys.train.seed_job import SeedJob
 from recsys.train.seed_result import SeedResult, goal_of, num_parameters, table_bytes
 from recsys.train.state import seed_everything
 from recsys.train.task import Task
+from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult, Trainer
 
 _Data = TypeVar("_Data")
@@ -89,7 +93,7 @@ class GraphJob(SeedJob, Generic[_Data, _Model, _Found]):
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
         result = dataclasses.replace(result, metrics=metrics)
         if ranks.first:
-            self._save(model, data, found, result, trained)
+            self._write(model, data, found, result, trained)
             result.seconds["report"] = time.perf_counter() - fitted
         return result
 
@@ -111,10 +115,43 @@ class GraphJob(SeedJob, Generic[_Data, _Model, _Found]):
 
     @abc.abstractmethod
     def _save(
+        self, folder: Path, model: _Model, data: _Data, metadata: Mapping[str, Any],
+        trained: Trained,
+    ) -> None:  # fmt: skip
+        """Writes what serves."""
+
+    @abc.abstractmethod
+    def _report(
+        self, data: _Data, found: Mapping[str, _Found], lines: Sequence[Mapping[str, Any]]
+    ) -> tuple[Sequence[Path], type[GraphCard[_Data, _Found]]]:
+        """Writes single results, and draws; ``lines`` are those of ``metrics.jsonl``.
+
+        Returns:
+            The pictures, and what writes the model card.
+        """
+
+    # ---------------------------------------------------------------------------------- frame
+
+    def _write(
         self, model: _Model, data: _Data, found: Mapping[str, _Found], result: SeedResult,
         trained: Trained,
     ) -> None:  # fmt: skip
-        """Writes what serves and, where wanted, single results, plots and the model card."""
+        """What serves and, where wanted, single results, plots and the model card."""
+        folder = self.directory
+        metadata = {
+            "seed": self.seed,
+            "step": trained.step,
+            "metrics": without_nan(result.metrics),
+            "experiment": self.experiment.model_dump(mode="json"),
+        }
+        self._save(folder / "model", model, data, metadata, trained)
+        if not self.report:
+            return
+        content = {name: evaluation.to_json() for name, evaluation in found.items()}
+        write_json(folder / "evaluation.json", content)
+        pictures, card = self._report(data, found, read_metrics(folder))
+        env = json.loads((folder / "environment.json").read_text())
+        card(self.experiment, data, found, result, trained.step, env, pictures).write(folder)
 
     # ---------------------------------------------------------------------- steps of subclasses
 
@@ -145,14 +182,6 @@ class GraphJob(SeedJob, Generic[_Data, _Model, _Found]):
         best = trainer.load_best()
         state = best.tensors["model"] if ranks.world_size > 1 else None
         return Trained(fit, tables, int(best.state["progress"]["step"]), state)
-
-    def _metadata(self, result: SeedResult, step: int) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "step": step,
-            "metrics": without_nan(result.metrics),
-            "experiment": self.experiment.model_dump(mode="json"),
-        }
 
 
 def check_phases(model: RecModel) -> None:

@@ -76,6 +76,16 @@ def write_card(directory: Path, content: CardContent) -> Path:
         pictures_section(directory, content.pictures),
         environment_section(content.environment),
     ]
+    return write_sections(directory, sections)
+
+
+def write_sections(directory: Path, sections: Sequence[str]) -> Path:
+    """Writes ``MODEL_CARD.md``.
+
+    Args:
+        directory: The run folder.
+        sections: In Markdown; empty ones are left out.
+    """
     path = directory / "MODEL_CARD.md"
     path.write_text("\n\n".join(section for section in sections if section) + "\n")
     return path

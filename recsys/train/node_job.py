@@ -6,9 +6,9 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,20 +18,18 @@ import torch
 from recsys.embeddings.backend import Backend
 from recsys.errors import ConfigError
 from recsys.evaluate.nodes import NodeEvaluation, evaluate_nodes
-from recsys.folders import whole_file, write_json
+from recsys.folders import whole_file
 from recsys.graph.labelled_nodes import LabelledNodes
 from recsys.graph.node_batches import NodeLoader
 from recsys.node_config import NodeExperiment
 from recsys.node_model import NodeClassifier
 from recsys.serving.classifier_folder import save_classifier
 from recsys.train.graph_job import GraphJob, Trained
-from recsys.train.node_card import NodeCard, write_node_card
+from recsys.train.node_card import NodeCard
 from recsys.train.node_plots import draw_nodes
 from recsys.train.node_task import NodeTask
 from recsys.train.ranks import Ranks
-from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
-from recsys.train.tracking import read_metrics
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +82,18 @@ class NodeJob(GraphJob[LabelledNodes, NodeClassifier, NodeEvaluation]):
         }
 
     def _save(
-        self, model: NodeClassifier, data: LabelledNodes, found: Mapping[str, NodeEvaluation],
-        result: SeedResult, trained: Trained,
+        self, folder: Path, model: NodeClassifier, data: LabelledNodes,
+        metadata: Mapping[str, Any], trained: Trained,
     ) -> None:  # fmt: skip
-        folder, evaluations = self.directory, list(found.values())
-        save_classifier(folder / "model", model, self._metadata(result, trained.step))
-        if not self.report:
-            return
-        save_classes(folder / "predictions.parquet", data, evaluations)
-        write_json(folder / "evaluation.json", [each.to_json() for each in evaluations])
-        pictures = draw_nodes(folder / "plots", read_metrics(folder), evaluations)
-        env = json.loads((folder / "environment.json").read_text())
-        card = NodeCard(self.experiment, data, evaluations, result, trained.step, env, pictures)
-        write_node_card(folder, card)
+        save_classifier(folder, model, metadata)
+
+    def _report(
+        self, data: LabelledNodes, found: Mapping[str, NodeEvaluation],
+        lines: Sequence[Mapping[str, Any]],
+    ) -> tuple[Sequence[Path], type[NodeCard]]:  # fmt: skip
+        evaluations = list(found.values())
+        save_classes(self.directory / "predictions.parquet", data, evaluations)
+        return draw_nodes(self.directory / "plots", lines, evaluations), NodeCard
 
 
 def save_classes(path: Path, nodes: LabelledNodes, evaluations: Sequence[NodeEvaluation]) -> None:

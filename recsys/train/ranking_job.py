@@ -6,9 +6,10 @@ Stability: internal
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from recsys.cf import CFModel, EmbeddingModel
 from recsys.cf_config import CFExperiment
@@ -17,18 +18,15 @@ from recsys.embeddings.backend import Backend
 from recsys.errors import ConfigError, DataError
 from recsys.evaluate.ranking import RankingEvaluation, evaluate_ranking
 from recsys.evaluate.stored_ranking import options_of, seen_and_relevant
-from recsys.folders import write_json
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import InteractionSplits
 from recsys.serving.recommender_folder import save_recommender
 from recsys.train.graph_job import GraphJob, Trained
-from recsys.train.ranking_card import RankingCard, write_ranking_card
+from recsys.train.ranking_card import RankingCard
 from recsys.train.ranking_plots import draw_ranking
 from recsys.train.ranking_task import RankingTask, Validation
 from recsys.train.ranks import Ranks
-from recsys.train.seed_result import SeedResult
 from recsys.train.state import seed_everything
-from recsys.train.tracking import read_metrics
 from recsys.train.trainer import FitResult
 
 _Data = tuple[InteractionSplits, InteractionGraph]
@@ -102,20 +100,17 @@ class RankingJob(GraphJob[_Data, CFModel, RankingEvaluation]):
         return found
 
     def _save(
-        self, model: CFModel, data: _Data, found: Mapping[str, RankingEvaluation],
-        result: SeedResult, trained: Trained,
+        self, folder: Path, model: CFModel, data: _Data, metadata: Mapping[str, Any],
+        trained: Trained,
     ) -> None:  # fmt: skip
-        folder, splits, step = self.directory, data[0], trained.step
+        splits = data[0]
         others = [part for part in (splits.valid, splits.test, splits.given) if part is not None]
-        metadata = self._metadata(result, step)
-        save_recommender(folder / "model", model, splits.train, others, metadata, trained.state)
-        if not self.report:
-            return
+        save_recommender(folder, model, splits.train, others, metadata, trained.state)
+
+    def _report(
+        self, data: _Data, found: Mapping[str, RankingEvaluation],
+        lines: Sequence[Mapping[str, Any]],
+    ) -> tuple[Sequence[Path], type[RankingCard]]:  # fmt: skip
         for name, each in found.items():
-            each.per_user.write(folder / f"users-{name}.parquet")
-        content = {name: each.to_json() for name, each in found.items()}
-        write_json(folder / "evaluation.json", content)
-        pictures = draw_ranking(folder / "plots", read_metrics(folder), found)
-        env = json.loads((folder / "environment.json").read_text())
-        card = RankingCard(self.experiment, splits, found, result, step, env, pictures)
-        write_ranking_card(folder, card)
+            each.per_user.write(self.directory / f"users-{name}.parquet")
+        return draw_ranking(self.directory / "plots", lines, found), RankingCard
