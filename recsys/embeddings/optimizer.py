@@ -167,7 +167,7 @@ class DenseOptimizer(EmbeddingOptimizer):
             state = self._optimizer.state[flat]
             for name in ("step", *STATES[self.config.kind]):
                 if self.config.kind != "sgd" and name not in state:
-                    state[name] = torch.zeros_like(flat) if name != "step" else torch.tensor(0.0)
+                    state[name] = torch.zeros_like(flat if name != "step" else flat[0, 0])
 
     def step(self) -> None:
         """Updates every row of every table."""
@@ -237,7 +237,7 @@ class DenseOptimizer(EmbeddingOptimizer):
 def torch_optimizer(
     config: EmbeddingOptimizerConfig, parameters: Iterable[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """The torch optimizer that ``mode=dense`` stands for.
+    """The torch optimizer that ``mode=dense`` stands for, in one pass over memory.
 
     Args:
         config: With ``mode=dense``.
@@ -245,16 +245,18 @@ def torch_optimizer(
     """
     rate, l2, parameters = config.learning_rate, config.l2, list(parameters)
     if config.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, weight_decay=l2)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=l2, fused=True)
     if config.kind == "adagrad":
         start = config.initial_accumulator_value
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
         return torch.optim.Adagrad(
             parameters,
             lr=rate,
             weight_decay=l2,
             eps=config.eps,
             initial_accumulator_value=start,
+            fused=on_cpu or None,  # torch has no such kernel for CUDA
         )
     return torch.optim.Adam(
-        parameters, lr=rate, weight_decay=l2, eps=config.eps, betas=config.betas
+        parameters, lr=rate, weight_decay=l2, eps=config.eps, betas=config.betas, fused=True
     )
