@@ -80,6 +80,7 @@ def baseline_of(experiment: Experiment) -> Experiment:
 
 def print_data(result: RunResult, experiment: Experiment) -> None:
     """What was trained on."""
+    assert result.prepared is not None  # as of every model of clicks
     schema, rows = result.prepared.schema, result.prepared.split_rows
     name = experiment.dataset.class_path.rpartition(".")[2]
     splits = ", ".join(f"{split} {count:,}" for split, count in rows.items())
@@ -114,7 +115,7 @@ def print_model(result: RunResult, experiment: Experiment) -> None:
 
 def print_metrics(result: RunResult, baseline: RunResult | None) -> None:
     """Model, baseline and oracle side by side."""
-    split = "test" if "test" in result.prepared.split_rows else "valid"
+    split = "test" if result.metrics("test") else "valid"
     rows = {"model": result.metrics(split)}
     if not rows["model"]:
         return
