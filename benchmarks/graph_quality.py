@@ -22,6 +22,7 @@ too; a run of another machine than most is drawn hollow, since seconds differ.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -313,12 +314,12 @@ def report(
         whole = all(record.get("complete", True) for record in seeds)
         cells = [name if whole else f"{name} (unfinished)"]
         for metric in SHOWN:
-            values = [point["metrics"][metric] for point in points]
+            values = [point["metrics"].get(metric, math.nan) for point in points]
             spread = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.4f}{spread}")
         cells += [f"{np.mean([point['epoch'] for point in points]):.0f}",
                   f"{np.mean([point['cpu_seconds'] for point in points]):,.0f}",
-                  f"{np.mean([p['evaluation_cpu_seconds'] for p in points]):,.1f}",
+                  f"{np.mean([p.get('evaluation_cpu_seconds', math.nan) for p in points]):,.1f}",
                   str(len(points))]  # fmt: skip
         rows.append(cells)
     rows.sort(key=lambda row: row[1], reverse=True)
