@@ -17,7 +17,7 @@ from torch import Tensor
 from recsys.cf_fitted import FittedModel
 from recsys.graph.fitted_buffers import check_history, check_weights
 from recsys.graph.interaction_graph import InteractionGraph
-from recsys.graph.least_squares import implicit_least_squares
+from recsys.graph.least_squares import ImplicitLeastSquares
 from recsys.graph.products import transposed
 
 
@@ -74,6 +74,7 @@ class iALS(FittedModel):
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)
         self.add_buffers(item_vectors=torch.float32)
+        self._known: tuple[Tensor, ImplicitLeastSquares] | None = None
 
     def fit(self, say: Callable[[str], None]) -> None:
         """Solves for users and items in turn."""
@@ -84,7 +85,8 @@ class iALS(FittedModel):
         items = torch.randn(shape, generator=generator) * (config.init_std / math.sqrt(config.dim))
         back = transposed(matrix)
         for count in range(config.passes):
-            items = self._solve(back, self._solve(matrix, items))
+            users = self._solve(matrix, ImplicitLeastSquares(items))
+            items = self._solve(back, ImplicitLeastSquares(users))
             say(f"pass {count + 1} of {config.passes}")
         self.item_vectors = items
 
@@ -97,7 +99,10 @@ class iALS(FittedModel):
         self.require(len(self.item_vectors) > 0)
         check_history(history, self.graph.num_items)
         check_weights(history)
-        return self._solve(history, self.item_vectors.cpu())
+        known, vectors = self._known, self.item_vectors
+        if known is None or known[0] is not vectors:  # fitted, loaded or moved since
+            known = self._known = (vectors, ImplicitLeastSquares(vectors.cpu()))
+        return self._solve(history, known[1])
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """Vectors of all users and items, whose dot products are the scores."""
@@ -107,8 +112,8 @@ class iALS(FittedModel):
         """See `recsys.cf.FittedModel`."""
         return self.user_vectors(history) @ self.item_vectors.cpu().T
 
-    def _solve(self, history: csr_array, vectors: Tensor) -> Tensor:
+    def _solve(self, history: csr_array, problem: ImplicitLeastSquares) -> Tensor:
         config = self.config
-        explained = np.diff(history.indptr) + config.unobserved_weight * len(vectors)
+        explained = np.diff(history.indptr) + config.unobserved_weight * len(problem.vectors)
         penalty = config.l2 * torch.from_numpy(explained**config.l2_exponent).float()
-        return implicit_least_squares(history, vectors, config.unobserved_weight, penalty)
+        return problem.solve(history, config.unobserved_weight, penalty)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from recsys.graph import least_squares
-from recsys.graph.least_squares import implicit_least_squares
+from recsys.graph.least_squares import ImplicitLeastSquares
 
 
 def dense_solve(history, vectors, unobserved, penalty):
@@ -38,10 +38,9 @@ def test_equals_dense_solves(rows, items, dim, chunk, seed):
     vectors, penalty = rng.standard_normal((items, dim)), rng.random(rows) + 0.1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(least_squares, "_CHUNK_FLOATS", chunk)
-        found = implicit_least_squares(
-            csr_array(history.astype(np.float32)), torch.from_numpy(vectors).float(), 0.3,
-            torch.from_numpy(penalty).float(),
-        )  # fmt: skip
+        problem = ImplicitLeastSquares(torch.from_numpy(vectors).float())
+        own = torch.from_numpy(penalty).float()
+        found = problem.solve(csr_array(history.astype(np.float32)), 0.3, own)
     wanted = dense_solve(history, vectors, 0.3, penalty)
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-4)
     assert (found.numpy()[history.sum(1) == 0] == 0).all()

@@ -107,3 +107,17 @@ def test_errors():
         model(-DENSE).fit(lambda line: None)
     with pytest.raises(DataError, match="weights of pairs from 0, got -2"):
         fitted().scores_of(csr_array(-2 * DENSE[[0]]))
+
+
+def test_vectors_follow_what_is_loaded_and_fitted_anew():
+    one, two, fresh = fitted(0), fitted(1), model()
+    history = one.graph.matrix()
+    before = one.user_vectors(history)
+    torch.testing.assert_close(one.user_vectors(history), before)
+    one.load_state_dict(two.state_dict())
+    fresh.load_state_dict(two.state_dict())
+    torch.testing.assert_close(one.user_vectors(history), fresh.user_vectors(history))
+    assert not torch.allclose(one.user_vectors(history), before)
+    one.reset_parameters(0)
+    one.fit(lambda line: None)
+    torch.testing.assert_close(one.user_vectors(history), before)
