@@ -92,7 +92,7 @@ class TwoTower(CTRModel):
         """Width of the vectors."""
         normalize: bool = True
         """Whether vectors have length 1. Without it set ``temperature`` to 1."""
-        temperature: float = Field(default=0.1, gt=0)
+        temperature: float = Field(default=0.2, gt=0)
         """Inner products are divided by it."""
         bce_weight: float = Field(default=1.0, ge=0)
         """Of the cross entropy of all rows. With 0 probabilities mean nothing, order does."""

@@ -113,7 +113,7 @@ def test_equals_a_naive_computation(per, mask):
     seen, held_out = rows_of(200, seed=1), rows_of(60, seed=2)
     options = RetrievalOptions(ks=(7, 3), per=per, mask_seen=mask, bootstrap_samples=20)
     found = evaluate_retrieval(model, batches_of(seen), batches_of(held_out), options)
-    assert model.training and not model.shares.seen
+    assert model.training and not model.get_buffer("shares.seen")
     model.eval()
     for k in (3, 7):
         expected = naive(model, seen, held_out, k, per, mask, popular=False)
