@@ -29,11 +29,13 @@ class Given(AspectModel):
     same = False
 
     def encode(self, batch, aspect):
-        angles = torch.tensor([0.0, 0.2, 1.5, 1.6, 0.3, 3.0])
+        angles = torch.tensor([0.0, 0.2, 1.5, 1.6, 0.3, 3.05])  # no two distances are equal
         angles = angles[(batch.values.view(-1) - 2).long()]
         found = torch.stack([angles.cos(), angles.sin()], dim=1)
         if aspect == 1 or self.same:
-            found = torch.ones_like(found)
+            # Along an axis, so that products are exact: of others like vectors have products that
+            # differ in the last bit by their place in a block, on CPUs with wide registers.
+            found = torch.tensor([1.0, 0.0]).expand(found.shape)
         return found * float("nan") if self.bad else found
 
     def loss(self, batch):

@@ -8,7 +8,6 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from recsys.layers import streaming_share
 from recsys.layers.streaming_share import StreamingShare
 
 
@@ -153,4 +152,3 @@ def test_ranks_see_the_ids_of_all(tmp_path):
         found = torch.load(tmp_path / f"store.{rank}")
         for name, buffer in one.named_buffers():
             assert torch.equal(buffer, found[name]), name
-    assert streaming_share.distributed.is_initialized() is False
