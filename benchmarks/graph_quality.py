@@ -265,6 +265,8 @@ def records_of(folder: Path, judge: str, kept: Path) -> dict[str, list[dict[str,
 def keep(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Writes the complete runs, figures to five places, where the repository keeps them.
 
+    Settings are those of the first seed: a search found them, so the settings file does not say.
+
     Args:
         records: By name.
         path: Its old content goes, but for those of another judge.
@@ -273,11 +275,11 @@ def keep(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
     judges = {record["judge"] for seeds in records.values() for record in seeds}
     found = {name: [r for r in seeds if r["judge"] not in judges] for name, seeds in before.items()}
     for name, seeds in records.items():
-        left_out = ("experiment", "complete")
-        whole = [{key: value for key, value in record.items() if key not in left_out}
+        whole = [{key: value for key, value in record.items()
+                  if key != "complete" and (key != "experiment" or record is seeds[0])}
                  for record in seeds if record.get("complete", True)]  # fmt: skip
         found[name] = found.get(name, []) + json.loads(
-            json.dumps(whole), parse_float=lambda text: round(float(text), 5)
+            json.dumps(whole), parse_float=lambda text: float(f"{float(text):.5g}")
         )
     path.parent.mkdir(exist_ok=True)
     lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
