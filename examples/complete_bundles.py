@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recsys.cf_config import CFExperiment, load_any
+from recsys.config import validate
 from recsys.datasets.planted_bundles import PlantedBundles
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluate.summary import text_table
@@ -149,6 +150,14 @@ def draw(
 def main() -> None:
     """Trains, judges, makes bundles, shows."""
     args = arguments()
+    if not args.size >= 3 or not args.show >= 1:
+        raise ConfigError(
+            f"expected --size of at least 3 and --show of at least 1, got {args.size}, {args.show}."
+        )
+    asked_rules = {
+        name: getattr(args, name) for name in ("size", "max_price", "diversity", "beams")
+    }
+    rules = validate(BundleRules, {**asked_rules, "most_each": args.size - 2}, (), "the flags")
     jobs = experiments(args.config)
     folder = args.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-completion"
     *_, chosen = jobs
@@ -168,10 +177,6 @@ def main() -> None:
     found["oracle"] = oracle_recall(source, test)
     rows = [[name, value] for name, value in found.items()]
     print(f"\n{text_table(['completion', f'recall@{K}'], rows)}\n")
-    rules = BundleRules(
-        size=args.size, max_price=args.max_price, diversity=args.diversity, beams=args.beams,
-        most_each=args.size - 2,
-    )  # fmt: skip
     made = made_bundles(recommender, test, rules, args.show)
     for place, (free, ruled) in made.items():
         asked = test.asked.items_of(place)
