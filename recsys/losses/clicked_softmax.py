@@ -30,9 +30,9 @@ def clicked_softmax(
 
     Items are in the batch as often as they are clicked. With ``log_q`` the sum over j estimates
     that over all other items, so the loss tends to the softmax over the whole catalogue. The own
-    item is there for certain and not by a draw, so nothing is subtracted from it: where duplicates
-    are hidden, `recsys.losses.in_batch.in_batch`, which does subtract, makes items that come
-    several times in a batch score too high. Without ``log_q`` both are the same.
+    item is there for certain and not by a draw, so nothing is subtracted from it, which makes this
+    right for large batches; `recsys.losses.in_batch.in_batch`, which subtracts, has the same best
+    scores but not the same value. Without ``log_q`` both are the same.
 
     Args:
         users: Of every row.

@@ -65,8 +65,10 @@ def in_batch(
     - ``known`` pairs, say items that the user has seen;
     - what a ``guide`` takes for a false negative.
 
-    ``log_q`` is subtracted from the scores of keys (their probability of being in a batch), the own
-    one too, see `recsys.losses.sampled_softmax.in_batch_softmax`.
+    ``log_q``, the logarithm of a key's share of all keys, is subtracted from the scores of keys,
+    the own one too. Keys with the ``ids`` of the own one then count as the own: it weighs as often
+    as the batch has it, since which of them is the own says nothing about the query. So the best
+    scores are those of the softmax over everything, for batches of any size.
 
     With ``prefixes`` the loss is the mean over those of the first entries of all vectors, each
     prefix a vector of its own (Matryoshka). The list is fixed and must end in the full width: what
@@ -78,7 +80,7 @@ def in_batch(
         ids: Number of every key; equal ones are no negatives of each other.
         query_ids: Number of every query, for ``negatives="all"``.
         known: Whether the query of the row has the key of the column.
-        log_q: Logarithms, by key.
+        log_q: Logarithm of every key's share of all draws.
         guide: Of the batch.
         negatives: ``keys``, or ``all``.
         symmetric: Also the other way round, keys looking for their queries; the mean of both.
@@ -143,14 +145,15 @@ def _one_way(
     own = torch.eye(size, dtype=torch.bool, device=device)
     if negatives == "keys" and guide is None:
         bias = None if log_q is None else -log_q
+        own_bias = None if log_q is None else _log_copies(ids[0], log_q) - log_q
         return shared_softmax(
-            queries, keys, keys, bias=bias, own_bias=bias, temperature=temperature,
+            queries, keys, keys, bias=bias, own_bias=own_bias, temperature=temperature,
             hidden=(_hidden(size, ids[0], known, device) | own).nonzero().T,
         )  # fmt: skip
     scores = [queries @ keys.T / temperature]
     hidden = [_hidden(size, ids[0], known, device)]
     if log_q is not None:
-        scores[0] = scores[0] - log_q
+        scores[0] = scores[0] - log_q + _log_copies(ids[0], log_q).diag()
     if negatives == "all":
         scores += [queries @ queries.T / temperature, keys @ keys.T / temperature]
         hidden += [_hidden(size, ids[1], None, device), _hidden(size, ids[0], None, device)]
@@ -164,6 +167,14 @@ def _one_way(
         [part.masked_fill(mask, -torch.inf) for part, mask in zip(scores, hidden)], dim=1
     )
     return (everything.logsumexp(1) - scores[0].diagonal()).mean()
+
+
+def _log_copies(ids: Tensor | None, like: Tensor) -> Tensor:
+    """Logarithm of how often the batch has the key of every row."""
+    if ids is None:
+        return torch.zeros_like(like)
+    _, place, count = ids.unique(return_inverse=True, return_counts=True)
+    return count[place].to(like.dtype).log()
 
 
 def _hidden(size: int, ids: Tensor | None, known: Tensor | None, device: torch.device) -> Tensor:

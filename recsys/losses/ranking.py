@@ -129,7 +129,8 @@ class SoftmaxLoss(PairLoss):
     """Whether scores are cosines; else dot products."""
     log_q_weight: float = Field(default=0.0, ge=0, le=1)
     """How far scores are corrected for negatives that are drawn often: 1 tends to the softmax over
-    all items, 0 pushes items down as often as they are drawn."""
+    all items, 0 pushes items down as often as they are drawn. In a batch, copies of the own item
+    count as the own as far, see `recsys.losses.in_batch.in_batch`."""
     symmetric: bool = False
     """Also the user among the users of the batch, the mean of both; for negatives in the batch."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -202,12 +203,13 @@ class SoftmaxLoss(PairLoss):
         hidden = torch.stack([rows, place])
         if known is not None:
             hidden = torch.cat([hidden, torch.stack([known[0], place[known[1]]])], 1)
-        bias = count.to(keys.dtype).log()
+        bias, own_bias = count.to(keys.dtype).log(), None
         if log_q is not None:
+            own_bias = self.log_q_weight * bias[place] - log_q  # its copies count as the own
             bias = bias - log_q[first]
         return shared_softmax(
-            queries, keys, functional.embedding(first, keys), bias=bias,
-            own_bias=None if log_q is None else -log_q, hidden=hidden,
+            queries, keys, functional.embedding(first, keys), bias=bias, own_bias=own_bias,
+            hidden=hidden,
             temperature=self.temperature, dtype=self._product_dtype,
         )  # fmt: skip
 

@@ -74,6 +74,28 @@ def test_by_hand_with_a_correction():
     assert float(found) == pytest.approx((math.log(6 / 2) + math.log(6 / 4)) / 2)
 
 
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("items", [(2, 3), (2, 3, 4)])
+def test_the_best_corrected_scores_are_those_of_the_full_softmax(items, everything):
+    """All batches of 3, weighted by how likely they are: no gradient where s = log p."""
+    ids = torch.cartesian_prod(*[torch.tensor(items)] * 3)
+    share = torch.tensor([0.0, 0.0, 0.7, 0.2, 0.1], dtype=torch.float64)
+    share = share / share[list(items)].sum()
+    guide = Guide(torch.eye(3), torch.eye(3)) if everything else None  # it hides nothing
+    for shift, right in ((0.0, True), (1.0, False)):
+        table = share.clamp(min=1e-3).log() + torch.tensor([0, 0, shift, 0, 0])
+        table.requires_grad_()
+        loss = torch.stack([
+            share[batch].prod() * in_batch(
+                torch.ones(3, 1, dtype=torch.float64), table[batch, None], ids=batch, guide=guide,
+                log_q=share.log()[batch], normalize=False, temperature=1.0,
+            )
+            for batch in ids
+        ]).sum()  # fmt: skip
+        (gradient,) = torch.autograd.grad(loss, table)
+        assert (float(gradient.abs().max()) < 1e-12) == right
+
+
 def test_large_scores_are_finite():
     keys = torch.tensor([[3e4, 0.0], [-3e4, 0.0]], requires_grad=True)
     queries = torch.tensor([[1.0, 0.0], [1.0, 0.0]])

@@ -59,7 +59,8 @@ def test_softmax_in_the_batch(known, weight, symmetric):
             for other in ITEM.tolist()
             if other not in hidden
         ]
-        own = (float(one[user] @ two[item]), -weight * float(log_q[item]))
+        copies = math.log(ITEM.tolist().count(item))
+        own = (float(one[user] @ two[item]), weight * (copies - float(log_q[item])))
         there += one_softmax(own, others, 0.5) / 4
         others = [
             (float(one[other] @ two[item]), 0.0)
