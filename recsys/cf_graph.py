@@ -136,6 +136,17 @@ class RankedPairModel(PairModel):
             loss = loss + self.l2 * l2_regularization(regularized, batch.batch_size)
         return loss
 
+    def gather_side_by_side(self, layers: Sequence[Tensor], batch: PairBatch) -> Triple:
+        """`gather` of what `side_by_side` makes of all nodes, made of the rows of the batch alone.
+
+        Args:
+            layers: Of all nodes.
+            batch: See `gather`.
+        """
+        parts = [self.gather(layer, batch) for layer in layers]
+        user, item, negatives = (side_by_side(kind) for kind in zip(*parts))
+        return user, item, negatives
+
     def negatives_of(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`; none where the loss needs none."""
         if batch.negatives is None and not self.ranking_loss.needs_negatives:
@@ -165,6 +176,20 @@ class RankedPairModel(PairModel):
                 )
             sampling = sampling.model_copy(update={"negatives": "none"})
         return super().loader(sampling, batch_size, seed, rank, world_size)
+
+
+def side_by_side(layers: Sequence[Tensor]) -> Tensor:
+    """The first layer as it is, then the others with length 1: vectors of NGCF and KGAT.
+
+    Args:
+        layers: Of any widths.
+
+    Shape:
+        - layers: (..., D_k) each
+        - output: (..., sum of D_k)
+    """
+    first, *others = layers
+    return torch.cat([first, *(functional.normalize(layer, dim=-1) for layer in others)], dim=-1)
 
 
 class LinearModel(RankedPairModel):

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.cf_graph import side_by_side
 from recsys.cf_knowledge import KnowledgeModel
 from recsys.errors import ConfigError
 from recsys.graph.epoch_loader import InTurn
@@ -203,15 +204,19 @@ class KGAT(KnowledgeModel):
 
     def encode(self) -> Tensor:
         """See `EmbeddingModel`."""
-        layer = self.node_rows()
-        adj, parts = self._adjacency(layer), [layer]
+        count = self.graph.num_users + self.graph.num_items
+        return side_by_side([layer[:count] for layer in self.layers()])
+
+    def layers(self) -> list[Tensor]:
+        """The rows of all nodes, then what every layer makes of them; other entities come last."""
+        found = [self.node_rows()]
+        adj = self._adjacency(found[0])
         for number in range(len(self.sums)):
-            layer = self._layer(number, layer, adj @ layer)
+            layer = self._layer(number, found[-1], adj @ found[-1])
             if self.training:
                 layer = drop_messages(layer, self.config.message_dropout)
-            parts.append(functional.normalize(layer, dim=1))
-        count = self.graph.num_users + self.graph.num_items
-        return torch.cat([part[:count] for part in parts], dim=1)
+            found.append(layer)
+        return found
 
     def _layer(self, number: int, own: Tensor, around: Tensor) -> Tensor:
         """The next layer from a node itself and its neighbours."""
@@ -248,7 +253,7 @@ class KGAT(KnowledgeModel):
         """See `EmbeddingModel`: of the phase that the batch is for."""
         if isinstance(batch, TripleBatch):
             return self.knowledge_loss(batch)
-        vectors = self.gather(self.encode(), batch)
+        vectors = self.gather_side_by_side(self.layers(), batch)
         return self.pair_loss(vectors, vectors, batch)
 
     def knowledge_loss(self, batch: TripleBatch) -> Tensor:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.cf_graph import RankedPairModel
+from recsys.cf_graph import RankedPairModel, side_by_side
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.perturbation import drop_messages
 from recsys.graph.propagation import Adjacency
@@ -83,17 +82,20 @@ class NGCF(RankedPairModel):
 
     def encode(self) -> Tensor:
         """See `EmbeddingModel`."""
-        config, layer = self.config, self.rows()
-        adj = self.adjacency = self.adjacency.to(layer.device)
+        return side_by_side(self.layers())
+
+    def layers(self) -> list[Tensor]:
+        """The rows of all nodes, then what every layer makes of them."""
+        config, found = self.config, [self.rows()]
+        adj = self.adjacency = self.adjacency.to(found[0].device)
         if self.training and config.node_dropout:
             adj = adj.drop_edges(config.node_dropout, renormalize=False)
-        parts = [layer]
         for sums, products in zip(self.sums, self.products):
-            layer = self._layer(adj @ layer, layer, sums, products)
+            layer = self._layer(adj @ found[-1], found[-1], sums, products)
             if self.training:
                 layer = drop_messages(layer, config.message_dropout)
-            parts.append(functional.normalize(layer, dim=1))
-        return torch.cat(parts, dim=1)
+            found.append(layer)
+        return found
 
     def _layer(self, around: Tensor, own: Tensor, sums: nn.Module, products: nn.Module) -> Tensor:
         """The next layer from what comes from neighbours and from the node itself."""
@@ -107,5 +109,5 @@ class NGCF(RankedPairModel):
 
     def loss(self, batch: PairBatch) -> Tensor:
         """See `EmbeddingModel`."""
-        vectors = self.gather(self.encode(), batch)
+        vectors = self.gather_side_by_side(self.layers(), batch)
         return self.pair_loss(vectors, vectors, batch)

@@ -48,9 +48,7 @@ def perturb(x: Tensor, eps: float, generator: torch.Generator | None = None) -> 
     """
     if eps < 0:
         raise ConfigError(f"noise: expected a length of 0 or more, got {eps}.")
-    place = "cpu" if generator is None else generator.device
-    key = torch.randint(0, _MOST_KEY, (1,), generator=generator, device=place)
-    return _Perturb.apply(x, int(key), eps)  # type: ignore[return-value]
+    return _Perturb.apply(x, _key(generator), eps)  # type: ignore[return-value]
 
 
 class _Perturb(torch.autograd.Function):
@@ -66,6 +64,11 @@ class _Perturb(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
         return grads[0], None, None
+
+
+def _key(generator: torch.Generator | None) -> int:
+    place = "cpu" if generator is None else generator.device
+    return int(torch.randint(0, _MOST_KEY, (1,), generator=generator, device=place))
 
 
 def _uniform(key: int, rows: int, columns: int, device: torch.device) -> Tensor:
@@ -94,20 +97,43 @@ def _shifted(value: Tensor, bits: int) -> Tensor:
 def drop_messages(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
     """Entries set to 0 with probability p, the others divided by 1 - p: message dropout.
 
-    `torch.nn.functional.dropout` with an own generator.
+    Draws as `perturb` does, so one number is all that is kept for the gradient.
 
     Args:
-        x: Of any shape.
-        p: From 0, below 1.
+        x: (N, D).
+        p: From 0, below 1; rounded to a multiple of 2^-24.
         generator: Of the draws.
 
     Raises:
         ConfigError: p is out of range.
+
+    Example:
+        >>> drop_messages(torch.ones(2, 4), 0.5, torch.Generator().manual_seed(0))
+        tensor([[2., 2., 2., 0.],
+                [0., 2., 0., 0.]])
     """
     if not 0 <= p < 1:
         raise ConfigError(f"dropout: expected a probability from 0, below 1, got {p}.")
     if p == 0:
         return x
-    place = x.device if generator is None else generator.device
-    draws = torch.rand(x.shape, generator=generator, device=place).to(x.device)
-    return x * ((draws >= p).to(x.dtype) / (1 - p))
+    return _Drop.apply(x, _key(generator), p)  # type: ignore[return-value]
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: int, p: float) -> Tensor:
+        ctx.draw = key, p
+        return _dropped(x, key, p)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        return _dropped(grads[0], *ctx.draw), None, None
+
+
+def _dropped(x: Tensor, key: int, p: float) -> Tensor:
+    least = min(round(p * 2**24), 2**24 - 1)
+    if spmm.fit(x):
+        return spmm.dropped(x, key, least, 1 / (1 - p))
+    u = _uniform(key, *x.shape, device=x.device)
+    return x * ((u >= least * 2.0**-24).to(x.dtype) / (1 - p))

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 1
+#define ABI 2
 
 #if !defined(__GNUC__)
 #error "needs the vector types of gcc or clang; recsys works without this file, slower"
@@ -112,24 +112,29 @@ CLONES void recsys_edge_dots(const part_t *part, const float *left, const float 
     }
 }
 
-/* out = x + size * sign(x) * u / |u| with u of each row uniform in [0, 1); u depends on the key,
- * the row and the column only. recsys/graph/perturbation.py has the same in torch. */
+/* Numbers of 24 bits by key, row and column: START once a row, NUMBER for each of its columns.
+ * recsys/graph/perturbation.py has the same in torch. */
+INLINE uint32_t recsys_start(uint64_t key, int64_t row) {
+    uint64_t k = key + (uint64_t)row * 0x9e3779b97f4a7c15u;
+    k = (k ^ (k >> 30)) * 0xbf58476d1ce4e5b9u;
+    k = (k ^ (k >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)(k ^ (k >> 31));
+}
+INLINE uint32_t recsys_number(uint32_t start, int64_t column) {
+    uint32_t u = start + (uint32_t)column * 0x9e3779b9u;
+    u = (u ^ (u >> 16)) * 0x21f0aaadu;
+    u = (u ^ (u >> 15)) * 0xd35a2d97u;
+    return (u ^ (u >> 15)) >> 8;
+}
+
+/* out = x + size * sign(x) * u / |u| with u of each row uniform in [0, 1). */
 CLONES void recsys_perturb(const float *restrict x, float *restrict out, int64_t first, int64_t last,
                            int64_t dim, uint64_t key, float size) {
     for (int64_t row = first; row < last; ++row) {
-        uint64_t k = key + (uint64_t)row * 0x9e3779b97f4a7c15u;
-        k = (k ^ (k >> 30)) * 0xbf58476d1ce4e5b9u;
-        k = (k ^ (k >> 27)) * 0x94d049bb133111ebu;
-        const uint32_t start = (uint32_t)(k ^ (k >> 31));
+        const uint32_t start = recsys_start(key, row);
         const float *restrict from = x + row * dim;
         float *restrict to = out + row * dim, squares[LANES] = {0}, total = 0;
-        for (int64_t d = 0; d < dim; ++d) {
-            uint32_t u = start + (uint32_t)d * 0x9e3779b9u;
-            u = (u ^ (u >> 16)) * 0x21f0aaadu;
-            u = (u ^ (u >> 15)) * 0xd35a2d97u;
-            u ^= u >> 15;
-            to[d] = (float)(int32_t)(u >> 8) * 0x1p-24f;
-        }
+        for (int64_t d = 0; d < dim; ++d) to[d] = (float)(int32_t)recsys_number(start, d) * 0x1p-24f;
         int64_t d = 0;
         for (; d + LANES <= dim; d += LANES)
             for (int j = 0; j < LANES; ++j) squares[j] += to[d + j] * to[d + j];
@@ -140,5 +145,17 @@ CLONES void recsys_perturb(const float *restrict x, float *restrict out, int64_t
             const float sign = (float)((from[d] > 0) - (from[d] < 0));
             to[d] = from[d] + sign * (to[d] * scale);
         }
+    }
+}
+
+/* out = x * scale where the number of 24 bits is at least `least`, else 0. */
+CLONES void recsys_drop(const float *restrict x, float *restrict out, int64_t first, int64_t last,
+                        int64_t dim, uint64_t key, uint32_t least, float scale) {
+    for (int64_t row = first; row < last; ++row) {
+        const uint32_t start = recsys_start(key, row);
+        const float *restrict from = x + row * dim;
+        float *restrict to = out + row * dim;
+        for (int64_t d = 0; d < dim; ++d)
+            to[d] = (int32_t)recsys_number(start, d) >= (int32_t)least ? from[d] * scale : 0.0f;
     }
 }

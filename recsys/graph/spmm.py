@@ -25,7 +25,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_ABI = 1
+_ABI = 2
 _WORTH_A_THREAD = 1 << 18  # floats gathered
 
 
@@ -45,7 +45,7 @@ def library() -> ctypes.CDLL | None:
         return _without(f"{spec.origin} cannot be used: {error}")
     if abi != _ABI:
         return _without(f"{spec.origin} is of another version ({abi}, expected {_ABI}); reinstall")
-    for name in ("recsys_spmm", "recsys_edge_dots", "recsys_perturb"):
+    for name in ("recsys_spmm", "recsys_edge_dots", "recsys_perturb", "recsys_drop"):
         getattr(found, name).restype = None
     return found
 
@@ -122,16 +122,35 @@ def perturbed(x: Tensor, key: int, size: float) -> Tensor:
     """
     found = library()
     assert found is not None
+    return _by_rows(found.recsys_perturb, x, ctypes.c_uint64(key), ctypes.c_float(size))
+
+
+def dropped(x: Tensor, key: int, least: int, scale: float) -> Tensor:
+    """See `recsys.graph.perturbation.drop_messages`.
+
+    Args:
+        x: (R, D) float32.
+        key: Of the draws, from 0 to 2^63 - 1.
+        least: Numbers of 24 bits below this drop an entry.
+        scale: Of the others.
+    """
+    found = library()
+    assert found is not None
+    return _by_rows(
+        found.recsys_drop, x, ctypes.c_uint64(key), ctypes.c_uint32(least), ctypes.c_float(scale)
+    )
+
+
+def _by_rows(kernel: Callable[..., None], x: Tensor, *options: Any) -> Tensor:
+    """What a kernel writes that takes rows one by one."""
     x = x.contiguous()
     rows, dim = x.shape
     out = torch.empty_like(x)
     threads = torch.get_num_threads() if x.numel() >= _WORTH_A_THREAD else 1
 
     def work(part: tuple[int, int]) -> None:
-        found.recsys_perturb(
-            _pointer(x), _pointer(out), ctypes.c_int64(part[0]), ctypes.c_int64(part[1]),
-            ctypes.c_int64(dim), ctypes.c_uint64(key), ctypes.c_float(size),
-        )  # fmt: skip
+        first, last = map(ctypes.c_int64, part)
+        kernel(_pointer(x), _pointer(out), first, last, ctypes.c_int64(dim), *options)
 
     _spread(work, [(rows * t // threads, rows * (t + 1) // threads) for t in range(threads)])
     return out

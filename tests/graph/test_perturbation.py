@@ -72,6 +72,36 @@ def test_dropped_messages():
     found.sum().backward()
     assert torch.equal(x.grad, found)
     assert drop_messages(x, 0.0) is x
+    weights = torch.rand(300, 100)
+    (gradient,) = torch.autograd.grad((drop_messages(x, 0.25, seeded(0)) * weights).sum(), x)
+    assert torch.equal(gradient, weights * found)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.9])
+def test_what_is_dropped_is_independent(p):
+    kept = (drop_messages(torch.ones(2000, 64), p, seeded(3)) > 0).float()
+    assert abs(kept.mean().item() - (1 - p)) < 0.005
+    columns = (kept - kept.mean(0)) / kept.std(0)
+    assert (columns.T @ columns / 2000 - torch.eye(64)).abs().max() < 0.12
+    other = (drop_messages(torch.ones(2000, 64), p, seeded(4)) > 0).float()
+    both = (kept * other).mean().item()
+    assert abs(both - (1 - p) ** 2) < 0.005
+
+
+@pytest.mark.parametrize("dim", [1, 16, 100])
+@pytest.mark.parametrize("p", [0.1, 0.5, 1 - 1e-9])
+def test_torch_drops_the_same_without_the_kernel(p, dim, monkeypatch):
+    x = torch.randn(40, dim, requires_grad=True)
+    wanted = drop_messages(x, p, seeded(2))
+    (gradient,) = torch.autograd.grad(wanted.square().sum(), x)
+    monkeypatch.setattr(spmm, "library", lambda: None)
+    found = drop_messages(x, p, seeded(2))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), x)[0], gradient)
 
 
 def test_bad_sizes_are_named():
