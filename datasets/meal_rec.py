@@ -28,10 +28,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from recsys.data.files import find_file, needed_path
 from recsys.errors import DataError
@@ -41,6 +40,7 @@ from recsys.graph.bundles import BundleData
 from recsys.graph.interactions import Names
 from recsys.graph.number_files import read_columns
 from recsys.graph.splitting import GivenSplit
+from recsys.graph.told_pairs import only_held_out
 
 _ADVICE = (
     "Get the folder MealRec+/MealRec+H (or MealRec+L) of https://github.com/WUT-IDEA/MealRecPlus, "
@@ -147,22 +147,9 @@ def _without_held_out(
     alone: Pairs, taken: Mapping[str, Pairs], content: Pairs
 ) -> tuple[Pairs, int]:
     """The pairs of users and courses that are not of held-out meals alone; number left out."""
-    users = 1 + max(int(pairs[0].max()) for pairs in (alone, *taken.values()))
-    meals = 1 + max(int(pairs[1].max()) for pairs in taken.values())
-    shape = (max(meals, int(content[0].max()) + 1), 1 + max(int(content[1].max()),
-                                                            int(alone[1].max())))  # fmt: skip
-    courses = csr_array((np.ones(len(content[0])), content), shape=shape)
-
-    def of_meals(part: str) -> Any:
-        pairs = taken[part]
-        return csr_array(
-            csr_array((np.ones(len(pairs[0])), pairs), shape=(users, shape[0])) @ courses
-        )
-
-    held, train = of_meals("valid") + of_meals("test"), of_meals("train")
-    at = (alone[0], alone[1])
-    kept = (held[at] == 0) | (train[at] > 0)
-    return (alone[0][kept], alone[1][kept]), int((~kept).sum())
+    held = [np.concatenate([taken["valid"][end], taken["test"][end]]) for end in (0, 1)]
+    told = only_held_out(alone, (held[0], held[1]), taken["train"], content)
+    return (alone[0][~told], alone[1][~told]), int(told.sum())
 
 
 def _renamed(data: BundleData, users: Names, courses: Names) -> BundleData:

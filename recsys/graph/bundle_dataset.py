@@ -13,11 +13,14 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from recsys.graph.bundle_completion import BundleCompletion, CompletionRule, split_completion
 from recsys.graph.bundles import BundleData
 from recsys.graph.dataset import InteractionDataset
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, InteractionSplits
+from recsys.graph.told_pairs import only_held_out
 
 
 class BundleDataset(InteractionDataset, abc.ABC):
@@ -79,6 +82,9 @@ class BundleDataset(InteractionDataset, abc.ABC):
     def completion(self, cache_dir: Path) -> BundleCompletion:
         """Bundles to learn from and bundles to complete; the same at every call.
 
+        Items of users that only bundles to complete explain are left out for those users, since
+        they tell what is asked, and counted (``pairs_of_held_out_bundles``).
+
         Args:
             cache_dir: As for `bundle_data`.
 
@@ -87,8 +93,32 @@ class BundleDataset(InteractionDataset, abc.ABC):
             DataError: As `bundle_data`.
         """
         data = self.bundle_data(cache_dir)
+        found = split_completion(data.bundles, self.config.completion)
+        alone, left_out = _without_held_out(data, found)
         return dataclasses.replace(
-            split_completion(data.bundles, self.config.completion), user_item=data.user_item,
-            item_texts=data.item_texts, item_categories=data.item_categories,
-            item_prices=data.item_prices,
+            found, user_item=alone, item_texts=data.item_texts,
+            item_categories=data.item_categories, item_prices=data.item_prices,
+            report=found.report | {"pairs_of_held_out_bundles": left_out},
         )  # fmt: skip
+
+
+def _without_held_out(
+    data: BundleData, completion: BundleCompletion
+) -> tuple[Interactions | None, int]:
+    """The users' items without those that tell what is asked; number left out."""
+    if data.user_item is None:
+        return None, 0
+    names, alone = data.bundles.bundles, data.user_item
+    held = np.zeros(len(names), bool)
+    for _, part in completion.held_out():
+        held[names.require(part.given.bundles.values, "a held-out bundle")] = True
+    splits = [split for _, split in data.user_bundle.items()]
+    user, bundle = (
+        np.concatenate([getattr(split, end) for split in splits]) for end in ("user", "item")
+    )
+    of_held = held[bundle]
+    told = only_held_out(
+        (alone.user, alone.item), (user[of_held], bundle[of_held]),
+        (user[~of_held], bundle[~of_held]), (data.bundles.bundle, data.bundles.item),
+    )  # fmt: skip
+    return alone.take(~told), int(told.sum())

@@ -57,6 +57,23 @@ class BundleDatasetConformance(InteractionDatasetConformance[BundleDataset]):
         assert len(np.unique(together)) == len(together) > 0
         assert len(together) + found.report["bundles_of_one_item"] == whole.num_bundles
 
+    def test_no_pair_tells_what_is_asked(self, tmp_path: Path) -> None:
+        """No user has an item that of the user's bundles only held-out ones have."""
+        data, cache = self.made(tmp_path), tmp_path / "cache"
+        whole, found = data.bundle_data(cache), data.completion(cache)
+        if found.user_item is None:
+            return
+        held = {i for _, part in found.held_out() for i in part.given.bundles.values.tolist()}
+        of_user: dict[int, list[tuple[bool, set[int]]]] = {}
+        for _, split in whole.user_bundle.items():
+            for user, bundle in zip(split.user.tolist(), split.item.tolist()):
+                items = set(whole.bundles.items_of(bundle).tolist())
+                name = whole.bundles.bundles.values[bundle].item()
+                of_user.setdefault(user, []).append((name in held, items))
+        for user, item in zip(found.user_item.user.tolist(), found.user_item.item.tolist()):
+            holding = [is_held for is_held, items in of_user.get(user, ()) if item in items]
+            assert not holding or not all(holding), (user, item)
+
     def test_users_and_bundles_are_a_graph_with_contents(self, tmp_path: Path) -> None:
         """What recommends items from pairs recommends bundles; the contents travel along."""
         data, cache = self.made(tmp_path), tmp_path / "cache"

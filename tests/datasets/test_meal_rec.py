@@ -94,3 +94,6 @@ def test_the_real_pack(tmp_path):
     assert set(np.flatnonzero(full)) <= set(known.tolist())
     shares = [full[split.keys].mean() for _, split in data.user_bundle.items()][1:]
     assert shares == pytest.approx([0.606, 0.612], abs=0.001)
+    # Bundles to complete: users' courses do not tell what is asked.
+    found = MealRec(MealRec.Config(path=path)).completion(tmp_path)
+    assert found.report["pairs_of_held_out_bundles"] == 5555
