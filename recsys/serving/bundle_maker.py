@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from scipy.sparse import csr_array
 
-from recsys.errors import ConfigError, DataError, did_you_mean
+from recsys.errors import ConfigError, DataError, TrainingError, did_you_mean
 from recsys.graph.item_features import ItemFeatures
 from recsys.schema import Frozen
 from recsys.serving.recommender import Filter, Recommender
@@ -88,7 +88,8 @@ class BundleMaker:
             raise DataError(
                 f"features: expected those of {graph.num_items:,} items, got {found.num_items:,}."
             )
-        self.prices, self._categories = found.prices, found.categories
+        self.prices = None if found.prices is None else found.prices.astype(np.float64)
+        self._categories = found.categories
         self._members: dict[str, np.ndarray] = {}
         self._last = np.arange(graph.num_items)
         if found.categories is not None:
@@ -126,6 +127,7 @@ class BundleMaker:
             DataError: An item or category is not known, prices or categories are needed and not
                 known, given items break a rule, or no bundle was found.
             ConfigError: An option is out of range.
+            TrainingError: Scores are NaN.
         """
         rules = rules or BundleRules()
         if not 1 <= k <= rules.beams:
@@ -189,7 +191,13 @@ class BundleMaker:
         parts = (np.ones(items.size, np.float32), items.ravel(), np.arange(len(beams) + 1) * width)
         history = csr_array(parts, shape=(len(beams), model.graph.num_items))
         with torch.inference_mode():
-            return model.scores_of(history).cpu().double().numpy()
+            found = model.scores_of(history).cpu().double().numpy()
+        if np.isnan(found).any():
+            raise TrainingError(
+                "scores are NaN. The model is not usable: train it again with a lower learning "
+                "rate."
+            )
+        return found
 
     def _likeness(self, items: tuple[int, ...]) -> np.ndarray:
         """The largest likeness of every item to one of some, at least 0."""
@@ -222,20 +230,19 @@ class BundleMaker:
                 dearest += cheap[np.minimum(needs, there)]
         fits &= missing <= left
         if rules.max_price is not None and self.prices is not None:
-            budget = rules.max_price - float(self.prices[chosen].astype(np.float64).sum())
+            budget = _most(rules.max_price) - float(self.prices[chosen].sum())
             rest = np.maximum(self._cheapest(open_, left), dearest)
-            fits &= self.prices + rest <= budget + 1e-6
+            fits &= self.prices + rest <= budget
         return fits
 
     def _cheapest(self, open_: np.ndarray, count: int) -> np.ndarray:
         """What the cheapest ``count`` other open items cost, by item."""
         assert self.prices is not None
         numbers = np.flatnonzero(open_)
-        prices = self.prices.astype(np.float64)
-        order = numbers[np.argsort(prices[numbers], kind="stable")]
-        found = np.full(len(prices), prices[order[:count]].sum())
+        order = numbers[np.argsort(self.prices[numbers], kind="stable")]
+        found = np.full(len(self.prices), self.prices[order[:count]].sum())
         inside = order[:count]
-        found[inside] = prices[order[: count + 1]].sum() - prices[inside]
+        found[inside] = self.prices[order[: count + 1]].sum() - self.prices[inside]
         return found
 
     # --------------------------------------------------------------------------------- checks
@@ -261,7 +268,7 @@ class BundleMaker:
         items, broken = list(start), ""
         if rules.max_price is not None and self.prices is not None:
             price = float(self.prices[items].sum())
-            if price > rules.max_price:
+            if price > _most(rules.max_price):
                 broken = f"they cost {price:g}, and max_price is {rules.max_price:g}"
         for name, most in rules.most.items():
             if self._members[name][items].sum() > most:
@@ -271,3 +278,8 @@ class BundleMaker:
             broken = f"more than {rules.most_each} are of one category"
         if broken:
             raise DataError(f"given: {broken}. Give fewer items, or loosen the rules.")
+
+
+def _most(price: float) -> float:
+    """A price that items may sum to whose prices were rounded to float32."""
+    return price * (1 + 2.0**-22)

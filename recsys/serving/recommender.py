@@ -45,13 +45,18 @@ class Recommender:
         seen: What users have seen, left out of their lists; the same users and items as in
             training.
         metadata: What the trainer wrote down.
+        version: Of the model, which its vectors then carry; `load` takes it from the folder.
 
     Raises:
         ConfigError: Model and interactions have different numbers of users or items.
     """
 
     def __init__(
-        self, model: CFModel, seen: Interactions, metadata: Mapping[str, Any] | None = None
+        self,
+        model: CFModel,
+        seen: Interactions,
+        metadata: Mapping[str, Any] | None = None,
+        version: str | None = None,
     ) -> None:
         graph = model.graph
         if (graph.num_users, graph.num_items) != (seen.num_users, seen.num_items):
@@ -62,6 +67,7 @@ class Recommender:
             )
         self.model = model.eval()
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.version = version
         self.users: Names = seen.users
         """Ids of all users."""
         self.items: Names = seen.items
@@ -98,7 +104,7 @@ class Recommender:
         stored = load_recommender(directory, model_class)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        return cls(stored.model, stored.seen, stored.metadata)
+        return cls(stored.model, stored.seen, stored.metadata, stored.version)
 
     # ------------------------------------------------------------------------------- lists
 
@@ -319,7 +325,7 @@ class Recommender:
                 "index of vectors would rank differently."
             )
         names = self.items if kind == "item" else self.users
-        return Vectors(names.values, found[kind == "item"].numpy())
+        return Vectors(names.values, found[kind == "item"].numpy(), version=self.version)
 
     def export_vectors(self, path: Path | str, kind: Literal["item", "user"] = "item") -> Path:
         """Writes ids and vectors to a file, say for an index of nearest neighbours.
@@ -363,7 +369,7 @@ class Recommender:
             rows = self._histories(list(new), list(new.values()), "error")
         else:
             rows = self._rows(list(new), list(new.values()), self.users, "user")
-        return Vectors(self._asked(list(new)), folded(rows, kind).numpy())
+        return Vectors(self._asked(list(new)), folded(rows, kind).numpy(), version=self.version)
 
     # ----------------------------------------------------------------------------- private
 
@@ -442,7 +448,7 @@ class Recommender:
             weights = list(ids.values()) if isinstance(ids, Mapping) else [1.0] * len(ids)
             found = names.numbers(list(ids)) if lenient else names.require(list(ids), what)
             if not lenient and not len(found):
-                raise DataError(f"{name!r} has no {what}, so nothing is known of it.")
+                raise DataError(f"{name!r}: expected at least one {what}, got none.")
             known = np.asarray(weights, np.float32)[found >= 0]
             found, first = np.unique(found[found >= 0], return_index=True)
             if not (np.isfinite(known).all() and (known > 0).all()):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.cf_fitted import FittedModel
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, TrainingError
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions, Names
 from recsys.graph.item_features import ItemFeatures
@@ -154,3 +154,21 @@ def test_what_cannot_be_met_is_said():
         bare.make([], BundleRules(max_price=3))
     with pytest.raises(DataError, match="item 'x' is not known"):
         bare.make(["x"])
+
+
+@pytest.mark.parametrize("price", [59.99, 0.1, 12345.67])
+def test_prices_are_compared_as_they_were_written(price):
+    """Prices are float32: 59.99 is 59.990002 there, and three times .1 is not .3."""
+    made = maker(ItemFeatures(NUM, prices=np.full(NUM, price, np.float32)))
+    (found,) = made.make([], BundleRules(size=3, max_price=round(3 * price, 2)))
+    assert found.price == pytest.approx(3 * price)
+    with pytest.raises(DataError, match="no bundle was found"):
+        made.make([], BundleRules(size=3, max_price=round(3 * price - 0.01, 2)))
+    assert made.make(["i1", "i2"], BundleRules(size=3, max_price=round(3 * price, 2)))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    made = maker()
+    made.recommender.model.weights[2, 3] = float("nan")
+    with pytest.raises(TrainingError, match=r"scores are NaN\. .* train it again"):
+        made.make(["i2"], BundleRules(size=3))

@@ -230,7 +230,7 @@ def test_wrong_questions(call, message):
         (lambda r: r.explain("ann", "z"), "item 'z' is not known"),
         (lambda r: r.recommend_for([["a", "z"]]), "item 'z' is not known"),
         (lambda r: r.recommend_for([["a", "e"]]), "item 'e' was not seen in training, so it says"),
-        (lambda r: r.recommend_for({"eve": []}), "'eve' has no item, so nothing is known of it"),
+        (lambda r: r.recommend_for({"eve": []}), "'eve': expected at least one item, got none"),
         (lambda r: r.recommend_for([{"a": -1.0}]), "0: expected weights above 0"),
         (lambda r: r.recommend_for([{"a": float("nan")}]), "0: expected weights above 0"),
     ],
