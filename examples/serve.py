@@ -63,7 +63,8 @@ def save_all(folder: Path) -> Path:
     vectors = random.normal(size=(ITEMS, DIM)).astype(np.float32)
     meta = pa.table({"price": random.integers(1, 100, ITEMS).astype(np.float64)})
     index = Index(vectors, range(ITEMS), meta, codes=ScalarCodes(8), version="v1")
-    users = Vectors(np.arange(USERS), random.normal(size=(USERS, DIM)).astype(np.float32))
+    values = random.normal(size=(USERS, DIM)).astype(np.float32)
+    users = Vectors(np.arange(USERS), values, version="v1")  # as the index: else it is refused
     parts = folder.parent / f"{folder.name}_parts"
     ranker = save_ranker(parts / "ranker")
     return save_service(folder, ranker, index=index.save(parts / "index"), queries=users)

@@ -6,7 +6,7 @@ Stability: internal
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,21 @@ from recsys.retrieval.item_ids import plain
 
 _ROWS = 1 << 16
 _LONGEST = 1e18  # two of this length still have a finite float32 product
+
+
+@runtime_checkable
+class VersionedVectors(Protocol):
+    """Vectors that say which model made them, as `recsys.serving.vectors.Vectors` do."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N, D)."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """Of the model; None where it is not known."""
+        ...
 
 
 def as_vectors(values: Any, name: str) -> Tensor:

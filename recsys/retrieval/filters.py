@@ -62,16 +62,36 @@ class Allowed:
         mask[slice(None) if self._rows is None else self._rows] = True
         return mask
 
-    def and_alive(self, alive: Tensor) -> Allowed:
-        """Without rows of deleted items.
+    def within(self, mask: Tensor) -> Allowed:
+        """The rows that a mask allows too, say that of the items that are not deleted.
 
         Args:
-            alive: Which rows are not deleted.
+            mask: (N,) bool.
         """
         if self._rows is not None:
-            return Allowed(self.num_rows, rows=self._rows[alive[self._rows]])
-        mask = alive if self._mask is None else self._mask & alive
-        return Allowed(self.num_rows, mask=mask)
+            return Allowed(self.num_rows, rows=self._rows[mask[self._rows]])
+        return Allowed(self.num_rows, mask=mask if self._mask is None else self._mask & mask)
+
+
+class AllOf:
+    """Several filters of one query, all of which must hold.
+
+    Args:
+        filters: Arrow expressions, masks or lists of ids.
+
+    Example:
+        >>> from recsys.retrieval.index import Index
+        >>> meta = pa.table({"price": [3, 9, 4]})
+        >>> index = Index([[1, 0], [2, 0], [0, 3]], ["a", "b", "c"], meta)
+        >>> cheap = AllOf(pc.field("price") < 5, ["b", "c"])
+        >>> index.search([1.0, 0.5], k=3, where=cheap).ids.tolist()
+        ['c']
+    """
+
+    __slots__ = ("filters",)
+
+    def __init__(self, *filters: Any) -> None:
+        self.filters = filters
 
 
 class Items(NamedTuple):
@@ -151,13 +171,20 @@ def _each(given: Any, num_queries: int, name: str) -> list[Any]:
 
 def _is_filter(one: Any) -> bool:
     """Whether an element of a list is a filter of its own, not an id or a truth value."""
-    kinds = (pc.Expression, Sequence, AbstractSet, np.ndarray, Tensor, pa.Array, pa.ChunkedArray)
+    kinds = (
+        AllOf, pc.Expression, Sequence, AbstractSet, np.ndarray, Tensor, pa.Array, pa.ChunkedArray,
+    )  # fmt: skip
     return one is None or (isinstance(one, kinds) and not isinstance(one, str | bytes))
 
 
 def _allowed(where: Any, items: Items, unknown: str) -> Allowed:
     num_rows = len(items.ids)
     where = plain(where)
+    if isinstance(where, AllOf):
+        found = Allowed(num_rows, mask=items.alive)
+        for one in where.filters:
+            found = _allowed(one, items, unknown).within(found.mask())
+        return found
     if where is None:
         found = Allowed(num_rows)
     elif isinstance(where, pc.Expression):
@@ -171,7 +198,7 @@ def _allowed(where: Any, items: Items, unknown: str) -> Allowed:
         found = _masked(np.asarray(where, bool), items)
     else:
         return Allowed(num_rows, rows=_rows_of(where, items, unknown))
-    return found if items.alive is None else found.and_alive(items.alive)
+    return found if items.alive is None else found.within(items.alive)
 
 
 def _is_mask(where: Any) -> bool:

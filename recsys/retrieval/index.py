@@ -28,7 +28,7 @@ from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.adapter import CosineAdapter
-from recsys.retrieval.checks import as_meta, as_prior, as_vectors
+from recsys.retrieval.checks import VersionedVectors, as_meta, as_prior, as_vectors
 from recsys.retrieval.codes import Codes
 from recsys.retrieval.filters import Items, allowed_rows, hidden_rows
 from recsys.retrieval.index_folder import Content, read_index, write_index
@@ -276,11 +276,13 @@ class Index:
         a scan is approximate in its scores, never in what it allows.
 
         Args:
-            queries: One vector, or several. A query of zeros is ranked by the prior.
+            queries: One vector, or several; or `recsys.serving.vectors.Vectors`, whose version is
+                compared. A query of zeros is ranked by the prior.
             k: Items wanted. A list is shorter where the filter leaves fewer.
             where: What may be found: an Arrow expression over ``meta``
-                (``pc.field("price") < 5``), a mask over `ids`, or a list of ids. A list (or matrix)
-                of these gives every query its own, None for none.
+                (``pc.field("price") < 5``), a mask over `ids`, a list of ids, or several of these
+                at once (`recsys.retrieval.filters.AllOf`). A list (or matrix) of these gives every
+                query its own, None for none.
             exclude: Ids that may not be found: one list for all queries, or one for each. Ids that
                 the index does not have are no error.
             cutoff: Probability of relevance that an item must have, from
@@ -288,7 +290,8 @@ class Index:
             min_results: Items to keep whatever their probability.
             rescore: In place of that of the index.
             exact: Look through the vectors even where there are codes.
-            version: Of the model that made the queries. None means that the caller vouches for it.
+            version: Of the model that made the queries. None takes that of the queries; where they
+                have none either, the caller vouches for them.
             unknown: What to do about ids in ``where`` that the index does not have.
 
         Raises:
@@ -304,9 +307,13 @@ class Index:
             >>> [hits.ids.tolist() for hits in found], found.plans, found.fallback.tolist()
             ([[8, 7], [8, 9]], ('exact', 'prior'), [False, True])
         """
+        if isinstance(queries, VersionedVectors):
+            self._check_version(queries.version)
+            queries = queries.values
         table = self._queries(queries)
         rescore = self.rescore if rescore is None else rescore
-        self._check(k, version, unknown, cutoff, min_results, rescore)
+        self._check(k, unknown, cutoff, min_results, rescore)
+        self._check_version(version)
         with self._lock:
             state = self._state
             items = Items(state.ids, self._places(), state.alive, state.meta)
@@ -375,7 +382,6 @@ class Index:
     def _check(
         self,
         k: int,
-        version: str | None,
         unknown: str,
         cutoff: float | None,
         min_results: int,
@@ -400,11 +406,13 @@ class Index:
             )
         if unknown not in ("error", "ignore"):
             raise DataError(f'`unknown` must be "error" or "ignore", got {unknown!r}.')
+
+    def _check_version(self, version: str | None) -> None:
         if version is not None and version != self.version:
             raise DataError(
                 f"the queries are of model version {version!r}, the index of {self.version!r}: "
-                "their inner products mean nothing. Use the index of that version, or pass "
-                "version=None if you know that the two fit."
+                "their inner products mean nothing. Use the index of that version, or, if you "
+                "know that the two fit, give the queries as an array and no version."
             )
 
     # ----------------------------------------------------------------------------------- updates
@@ -490,9 +498,9 @@ class Index:
                 if new_prior is not None:
                     raise DataError("`prior` was given, but the index was built without one.")
             elif new_prior is None:
-                kept = [places.get(name, -1) for name in names.tolist()]
-                rows = torch.tensor(kept, dtype=torch.int64)
-                new_prior = torch.where(rows >= 0, state.prior[rows], torch.zeros(()))
+                new_prior = torch.zeros(len(names))
+                there = [place for place, name in enumerate(names.tolist()) if name in places]
+                new_prior[there] = state.prior[old]
             start = len(state.ids)
             parts = {} if self.codes is None else self.codes.encode_all(table)
             state = state.without(old).appended(table, names, new_meta, new_prior, parts)

@@ -41,7 +41,9 @@ from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
-_FORMAT = FolderFormat("index.json", "recsys index", 1, "Give a folder that Index.save wrote.")
+INDEX = "index.json"
+"""Name of the manifest."""
+_FORMAT = FolderFormat(INDEX, "recsys index", 1, "Give a folder that Index.save wrote.")
 _ITEMS, _META, _VECTORS = "items.parquet", "meta.parquet", "vectors.npy"
 _CODES, _ADAPTER = "codes.safetensors", "adapter.safetensors"
 _EVERY = (ScalarCodes, SignCodes, PrefixCodes, ProductCodes, RecurrentCodes, FaissCodes)

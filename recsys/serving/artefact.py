@@ -33,6 +33,7 @@ from recsys.serving.folder import (
     stored_config,
     trusted_class,
     verify,
+    version_of,
     write_folder,
 )
 from recsys.serving.weights_file import Stored, write_weights
@@ -53,6 +54,8 @@ class Artefact(NamedTuple):
     """For raw rows."""
     metadata: dict[str, Any]
     """What the trainer wrote down."""
+    version: str
+    """Of the model, see `recsys.serving.folder.artefact_version`."""
 
 
 def save_artefact(
@@ -121,7 +124,7 @@ def load_artefact(directory: Path | str, model_class: type[RecModel] | None = No
         )
     config = stored_config(folder, manifest, cls)
     model = _filled(cls, config, schema, folder / WEIGHTS)
-    return Artefact(model.eval(), encoder, manifest["metadata"])
+    return Artefact(model.eval(), encoder, manifest["metadata"], version_of(manifest))
 
 
 def stored_bytes(directory: Path | str, prefix: str = "embeddings.") -> int:

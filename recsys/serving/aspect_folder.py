@@ -132,17 +132,20 @@ def _read_table(folder: Path) -> AspectTable:
     )  # fmt: skip
 
 
-def aspect_vectors(model: AspectModel, aspect: str) -> Vectors:
+def aspect_vectors(model: AspectModel, aspect: str, version: str | None = None) -> Vectors:
     """Ids and vectors of all items in one aspect, of length 1, say for an index.
 
-    `Vectors.write` makes a file of them; ``Index(found.values, found.ids)`` of `recsys.retrieval`
-    searches them.
+    `Vectors.write` makes a file of them, `Vectors.index` an index.
 
     Args:
         model: In eval mode.
         aspect: Its name.
+        version: Of the model, from `recsys.serving.folder.artefact_version`. That of the vectors
+            names the aspect too: ``VERSION/ASPECT``, as those of two aspects do not compare.
 
     Raises:
         DataError: There is no such aspect.
     """
-    return Vectors(model.table.items.values, model.vectors(aspect).numpy())
+    values = model.vectors(aspect).numpy()
+    version = None if version is None else f"{version}/{aspect}"
+    return Vectors(model.table.items.values, values, version=version)

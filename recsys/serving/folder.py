@@ -10,6 +10,8 @@ Stability: internal
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -122,6 +124,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: It is damaged or of another format version.
     """
     return _FORMAT.read(folder)
+
+
+def artefact_version(directory: Path | str) -> str:
+    """Which model a folder holds: equal for all copies of it, another after another training.
+
+    Vectors and indexes carry it (`recsys.serving.vectors.Vectors`), so that those of two models are
+    never compared.
+
+    Args:
+        directory: An artefact or a run folder.
+
+    Raises:
+        CheckpointError: There is no model, or its manifest is damaged.
+    """
+    return version_of(read_manifest(artefact_folder(directory)))
+
+
+def version_of(manifest: Mapping[str, Any]) -> str:
+    """See `artefact_version`: a hash of the class, the config and the checksums of all files.
+
+    Args:
+        manifest: From `read_manifest`.
+    """
+    content = {name: manifest[name] for name in ("class", "config", "files")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def gives_lists(directory: Path | str) -> bool:

@@ -44,6 +44,7 @@ from recsys.serving.folder import (
     stored_config,
     trusted_class,
     verify,
+    version_of,
     write_folder,
 )
 from recsys.serving.item_features_folder import TABLE, read_features, write_features
@@ -68,6 +69,8 @@ class Stored(NamedTuple):
     """All pairs that were known, those of ``train`` too."""
     metadata: dict[str, Any]
     """What the trainer wrote down."""
+    version: str
+    """Of the model, see `recsys.serving.folder.artefact_version`."""
 
 
 def save_recommender(
@@ -153,7 +156,7 @@ def load_recommender(
         if isinstance(model, EmbeddingModel):
             vectors = load_file(str(folder / VECTORS))
             model.keep_vectors(vectors["user"], vectors["item"])
-    return Stored(model, train, seen, manifest["metadata"])
+    return Stored(model, train, seen, manifest["metadata"], version_of(manifest))
 
 
 def _read_graph(

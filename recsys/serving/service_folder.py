@@ -71,7 +71,7 @@ def save_service(
         ranker: Folder of a model that predicts clicks, or of its run.
         recommender: Folder of a collaborative filter, or of its run.
         index: Folder of an index. With a ranker it is the first of two stages.
-        queries: Vectors of users of the same model as the index.
+        queries: Vectors of users, of the same version of a model as the index.
         id_column: Column of the ranker with the item's id.
 
     Raises:

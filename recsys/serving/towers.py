@@ -51,13 +51,15 @@ class Towers:
     """Encodes rows of users, and rows of items, that have only the columns of their side.
 
     What comes out goes into `recsys.retrieval.index.Index` as it is: the inner product of a user's
-    and an item's vector is the score that the model gives the two together.
+    and an item's vector is the score that the model gives the two together. Both carry the version
+    of the model, so that an index refuses those of another.
 
     Args:
         model: A trained model of two towers; it is put in eval mode.
         encoder: Of the data it was trained on.
         device: Where to compute.
         batch_size: Rows computed at once.
+        version: Of the model; `load` takes it from the folder.
 
     Raises:
         ConfigError: The model has no towers, or ``batch_size`` is not positive.
@@ -69,6 +71,7 @@ class Towers:
         encoder: FeatureEncoder,
         device: torch.device | str = "cpu",
         batch_size: int = 8192,
+        version: str | None = None,
     ) -> None:
         if not isinstance(model, TwoTowers):
             raise ConfigError(
@@ -81,6 +84,7 @@ class Towers:
         model.to(device).eval()
         self.device, self.batch_size = torch.device(device), batch_size
         self.metadata: dict[str, Any] = {}
+        self.version = version
         self._encoders: dict[Side, FeatureEncoder] = {
             "user": _part(encoder, model.user_features),
             "item": _part(encoder, model.item_features),
@@ -103,7 +107,7 @@ class Towers:
             ConfigError: The model has no towers, or an option is wrong.
         """
         artefact = load_artefact(directory, model_class)
-        towers = cls(artefact.model, artefact.encoder, **options)
+        towers = cls(artefact.model, artefact.encoder, version=artefact.version, **options)
         towers.metadata = artefact.metadata
         return towers
 
@@ -150,6 +154,8 @@ class Towers:
     def queries(self, rows: Rows) -> np.ndarray:
         """Vectors of users, one a row and without ids: a request's context as it is now.
 
+        A search with them names their version: ``search(..., version=towers.version)``.
+
         Args:
             rows: Users with their context, in any form.
 
@@ -180,7 +186,7 @@ class Towers:
                 row=int(first[twice[0]]) + 1,
                 column=id_column,
             )
-        return Vectors(ids, values)
+        return Vectors(ids, values, version=self.version)
 
     def _encoded(
         self, side: Side, rows: Rows, id_column: str | None

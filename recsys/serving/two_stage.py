@@ -50,11 +50,11 @@ class TwoStage:
         index: Of the items, with what the ranker reads of them in ``meta``.
         id_column: The ranker's column that holds the item's id.
         queries: Vectors of users by id, so that a question can name a user. They must be of the
-            model that made the index.
+            version of the model that made the index.
 
     Raises:
         ConfigError: The ranker reads nothing of an item, ``id_column`` is not one of its columns,
-            or vectors of users and of items differ in length.
+            or vectors of users and of items are of different versions or lengths.
     """
 
     def __init__(
@@ -68,6 +68,12 @@ class TwoStage:
             raise ConfigError(
                 f"id_column: expected a column that the ranker reads, got {id_column!r}. Known: "
                 f"{', '.join(ranker.columns)}."
+            )
+        if queries is not None and queries.version != index.version:
+            raise ConfigError(
+                f"vectors of users are of model version {queries.version!r}, those of the items of "
+                f"{index.version!r}, so their products mean nothing. Take both from one model: "
+                "items by Vectors.index(...) or `recsys index`."
             )
         if queries is not None and queries.values.shape[1] != index.dim:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Vectors of users or items with their ids as a file, for an index of nearest neighbours.
+"""Vectors of users or items with their ids and the model they are of, as a file or an index.
 
 Stability: caller
 """
@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 
 from recsys.errors import ConfigError, DataError
 from recsys.folders import whole_file
+from recsys.retrieval.index import Index
 
 _FORMAT = "recsys vectors"
 
@@ -30,6 +32,8 @@ class Vectors:
         ids: Strings or integers.
         values: Of each.
         metric: How two vectors make a score: ``dot``.
+        version: Of the model that made them; vectors of two models have no meaningful product, even
+            where their dimensions fit. None where it is not known.
 
     Shape:
         - ids: (N,)
@@ -42,18 +46,33 @@ class Vectors:
         ...     again = read_vectors(made.write(Path(folder) / "items.safetensors"))
         >>> again.ids.tolist(), again.values[1].tolist(), again.metric
         (['a', 'b'], [0.0, 1.0], 'dot')
+        >>> again.index().search([[2, 3]], k=1).ids.tolist()
+        ['b']
     """
 
     ids: np.ndarray
     values: np.ndarray
     metric: str = "dot"
+    version: str | None = None
+
+    def index(self, meta: pa.Table | None = None, **options: Any) -> Index:
+        """An index of them, of their version: it refuses queries of another model.
+
+        Args:
+            meta: What filters can ask, a row for every id.
+            options: ``prior``, ``codes`` and ``rescore`` of `recsys.retrieval.index.Index`.
+
+        Raises:
+            DataError: See `recsys.retrieval.index.Index`.
+        """
+        return Index(self.values, self.ids, meta, version=self.version, **options)
 
     def write(self, path: Path | str) -> Path:
         """Writes them, the whole file or nothing.
 
         ``.parquet``: columns ``id`` and ``vector`` (a list of fixed size). ``.safetensors``:
         tensors ``vectors`` and ``ids``; ids that are strings are the UTF-8 bytes ``id_bytes`` with
-        ``id_offsets``. The metric is in the metadata of both.
+        ``id_offsets``. Metric and version are in the metadata of both.
 
         Args:
             path: Of the file; its folder is made.
@@ -70,6 +89,8 @@ class Vectors:
                 f"expected a file that ends in .parquet or .safetensors, got {target}."
             )
         metadata = {"format": _FORMAT, "metric": self.metric}
+        if self.version is not None:
+            metadata["version"] = self.version
         with whole_file(target) as draft:
             if target.suffix == ".parquet":
                 self._write_parquet(draft, metadata)
@@ -117,10 +138,16 @@ def _read_parquet(path: Path) -> Vectors:
     metadata = table.schema.metadata or {}
     if metadata[b"format"] != _FORMAT.encode():
         raise KeyError("format")
+    version = metadata.get(b"version")
     column = table["vector"].combine_chunks()
     width = table.schema.field("vector").type.list_size
     values = column.flatten().to_numpy().reshape(-1, width)
-    return Vectors(table["id"].to_numpy(), values, metadata[b"metric"].decode())
+    return Vectors(
+        table["id"].to_numpy(),
+        values,
+        metadata[b"metric"].decode(),
+        None if version is None else version.decode(),
+    )
 
 
 def _read_safetensors(path: Path) -> Vectors:
@@ -128,10 +155,10 @@ def _read_safetensors(path: Path) -> Vectors:
         metadata = file.metadata() or {}
         if metadata["format"] != _FORMAT:
             raise KeyError("format")
-        names = set(file.keys())
+        names, about = set(file.keys()), (metadata["metric"], metadata.get("version"))
         values = file.get_tensor("vectors")
         if "ids" in names:
-            return Vectors(file.get_tensor("ids"), values, metadata["metric"])
+            return Vectors(file.get_tensor("ids"), values, *about)
         text, ends = file.get_tensor("id_bytes").tobytes(), file.get_tensor("id_offsets").tolist()
     ids = [text[start:end].decode() for start, end in itertools.pairwise(ends)]
-    return Vectors(np.array(ids, object), values, metadata["metric"])
+    return Vectors(np.array(ids, object), values, *about)

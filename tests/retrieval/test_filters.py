@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError
-from recsys.retrieval.filters import Allowed, Items, allowed_rows, hidden_rows
+from recsys.retrieval.filters import AllOf, Allowed, Items, allowed_rows, hidden_rows
 
 META = pa.table({"price": [1, 5, None, 2, 9]})
 
@@ -44,6 +44,21 @@ def test_equal_forms_of_an_allowed_set():
     assert one.rows().tolist() == two.rows().tolist()
     assert one.mask().tolist() == two.mask().tolist() == mask.tolist()
     assert Allowed(3).everything and Allowed(3).rows().tolist() == [0, 1, 2]
+
+
+def test_all_of_several_filters_must_hold():
+    cheap, mask = pc.field("price") < 6, np.array([False, True, True, True, True])
+    assert rows(AllOf(cheap, [10, 11, 14])) == [[0, 1]]
+    assert rows(AllOf([10, 11, 14], mask, cheap)) == [[1]]
+    assert rows(AllOf(AllOf(cheap), None)) == [[0, 1, 3]] and rows(AllOf()) == [[0, 1, 2, 3, 4]]
+    assert rows([AllOf(cheap, []), None], 2) == [[], [0, 1, 2, 3, 4]]
+    alive = [True, False, True, True, False]
+    assert rows(AllOf(cheap, [10, 13]), alive=alive) == [[0, 3]] and rows(AllOf(), alive=alive) == [
+        [0, 2, 3]
+    ]
+    assert rows(AllOf(cheap, [10, 99]), unknown="ignore") == [[0]]
+    with pytest.raises(DataError, match="the first is 99"):
+        rows(AllOf(cheap, [10, 99]))
 
 
 def test_queries_with_one_filter_share_it():

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 import recsys.retrieval.planner as module
 from recsys.errors import DataError
 from recsys.retrieval.index import Index
+from recsys.retrieval.scalar_codes import ScalarCodes
+from recsys.retrieval.sign_codes import SignCodes
+from recsys.serving.vectors import Vectors
 
 
 def brute(vectors, ids, query, k, allowed=None, exclude=()):
@@ -226,6 +230,38 @@ def test_an_index_can_be_emptied_and_filled_again():
     assert len(index) == 0 and len(index.search([1, 1], 3)[0].ids) == 0
     index.add([[1, 0]], [1])
     assert index.search([1, 1], 3)[0].ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("codes", [None, ScalarCodes(8), SignCodes(1)])
+def test_an_emptied_index_with_a_prior_takes_items_without_one(codes, tmp_path):
+    """What was deleted has no prior left to keep, so all new items have 0."""
+    meta = pa.table({"price": [1, 2]})
+    index = Index(np.eye(2), ["a", "b"], meta, prior=[5, 6], codes=codes)
+    index.delete(["a", "b"])
+    again = Index.load(index.save(tmp_path / "empty"))
+    for one, put in ((index, index.add), (again, again.upsert)):
+        put([[1, 0], [2, 0]], ["b", "c"], meta=meta)
+        found = one.search([[0, 0], [1, 0]], 3)
+        assert found[0].ids.tolist() == ["b", "c"] and found[0].scores.tolist() == [0, 0]
+        assert found[1].ids.tolist() == ["c", "b"]
+        one.upsert([[3, 0]], ["b"], meta=meta.slice(0, 1), prior=[4])
+        one.upsert([[3, 0], [1, 1]], ["b", "d"], meta=meta)  # keeps the 4, gives a 0
+        found = one.search([0, 0], 3)[0]
+        assert found.ids.tolist() == ["b", "c", "d"] and found.scores.tolist() == [4, 0, 0]
+
+
+def test_vectors_that_know_their_model_are_compared():
+    index = Index(np.eye(2), ["a", "b"], version="v1")
+    users = Vectors(np.array(["u"]), np.array([[1, 2]], np.float32), version="v1")
+    assert index.search(users, 1).ids.tolist() == ["b"]
+    assert index.search(dataclasses.replace(users, version=None), 1).ids.tolist() == ["b"]
+    other = dataclasses.replace(users, version="v2")
+    with pytest.raises(DataError, match="queries are of model version 'v2', the index of 'v1'"):
+        index.search(other, 1)
+    with pytest.raises(DataError, match="'v2', the index of 'v1'"):
+        index.search(other, 1, version="v1")
+    with pytest.raises(DataError, match="'v1', the index of None"):
+        Index(np.eye(2), ["a", "b"]).search(users, 1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from recsys.errors import CheckpointError, SchemaError
 from recsys.models.ctr.lr import LR
 from recsys.schema import Label
 from recsys.serving.artefact import load_artefact, save_artefact
-from recsys.serving.folder import artefact_folder
+from recsys.serving.folder import artefact_folder, artefact_version
 
 
 class OwnLR(LR):
@@ -42,12 +42,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_loads_back_equal(artefact: Path, model: LR, encoder: FeatureEncoder) -> None:
-    loaded, loaded_encoder, metadata = load_artefact(artefact)
+    loaded, loaded_encoder, metadata, version = load_artefact(artefact)
     assert type(loaded) is LR and not loaded.training
     assert loaded.config == model.config and loaded.schema == model.schema
     assert loaded_encoder.schema == encoder.schema
     assert loaded_encoder.state == encoder.state
-    assert metadata == {"seed": 1}
+    assert metadata == {"seed": 1} and version == artefact_version(artefact.parent)
     mine, theirs = model.state_dict(), loaded.state_dict()
     assert list(mine) == list(theirs)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -17,6 +17,7 @@ from recsys.models.ctr.two_tower import TwoTower
 from recsys.retrieval.index import Index
 from recsys.schema import Categorical, Label, MultiValued, Numeric, Schema, Vector
 from recsys.serving.artefact import save_artefact
+from recsys.serving.folder import artefact_version
 from recsys.serving.freeze import freeze_model
 from recsys.serving.predictor import Predictor
 from recsys.serving.towers import Towers
@@ -106,7 +107,7 @@ def test_index_ranks_as_the_models_forward(tmp_path, numeric):
     model = two_tower(numeric)
     folder = save_artefact(tmp_path / "run" / "model", model, encoder(), {"seed": 3})
     towers = Towers.load(folder.parent, batch_size=17)
-    assert towers.metadata == {"seed": 3}
+    assert towers.metadata == {"seed": 3} and towers.version == artefact_version(folder)
     assert set(towers.item_columns) == {"price", "item_id", "tags", "tag_w", "text"}
     assert towers.user_columns == ("user_id", "hour", "age")
     items = towers.items(item_table())
@@ -128,6 +129,33 @@ def test_index_ranks_as_the_models_forward(tmp_path, numeric):
     # As a file they are what any index takes.
     again = read_vectors(items.write(tmp_path / "items.parquet"))
     np.testing.assert_array_equal(again.values, items.values)
+    assert again.version == items.version == users.version == towers.version
+
+
+def test_another_training_is_another_version(tmp_path):
+    """Of the same shape, so that nothing but the version can tell them apart."""
+    models = two_tower(), two_tower()
+    with torch.no_grad():
+        models[1].log_scale.add_(0.125)
+    folders = [save_artefact(tmp_path / f"{n}", m, encoder()) for n, m in enumerate(models)]
+    old, new = (Towers.load(folder) for folder in folders)
+    assert old.version == Towers.load(folders[0]).version != new.version
+    index = old.items(item_table()).index()
+    queries = old.queries(USERS)
+    assert len(index.search(queries, 3, version=old.version)) == 3
+    with pytest.raises(DataError, match=f"model version '{new.version}', the index of"):
+        index.search(new.queries(USERS), 3, version=new.version)
+    with pytest.raises(DataError, match=f"model version '{new.version}', the index of"):
+        index.search(new.users(USERS, "user_id"), 3)
+    ranker = LR(LR.Config(), encoder().schema)
+    stages = (Predictor(ranker, encoder()), index, "item_id")
+    TwoStage(*stages, old.users(USERS, "user_id"))
+    for queries in (
+        new.users(USERS, "user_id"),
+        Towers(two_tower(), encoder()).users(USERS, "user_id"),
+    ):
+        with pytest.raises(ConfigError, match=f"version .*, those of the items of '{old.version}'"):
+            TwoStage(*stages, queries)
 
 
 def test_all_forms_of_rows_agree():
