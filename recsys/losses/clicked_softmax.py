@@ -5,10 +5,12 @@ Stability: caller
 
 from __future__ import annotations
 
-import torch
+import dataclasses
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from recsys.losses.weighted_logsumexp import weighted_logsumexp
+from recsys.losses.in_batch import Guide, in_batch
 
 
 def clicked_softmax(
@@ -19,6 +21,9 @@ def clicked_softmax(
     *,
     weights: Tensor | None = None,
     log_q: Tensor | None = None,
+    guide: Guide | None = None,
+    prefixes: Sequence[int] | None = None,
+    normalize: bool = False,
     temperature: float = 0.05,
 ) -> Tensor:
     """Mean of ``-ln (exp s_i / (exp s_i + sum_j w_j exp (s_ij - log(N q_j))))`` over the clicks.
@@ -31,8 +36,8 @@ def clicked_softmax(
     Items are in the batch as often as they are clicked. With ``log_q`` the sum over j estimates
     that over all other items, so the loss tends to the softmax over the whole catalogue. The own
     item is there for certain and not by a draw, so nothing is subtracted from it, which makes this
-    right for large batches; `recsys.losses.in_batch.in_batch`, which subtracts, has the same best
-    scores but not the same value. Without ``log_q`` both are the same.
+    right for large batches. It is `recsys.losses.in_batch.in_batch` of the clicks, without
+    ``correct_own``.
 
     Args:
         users: Of every row.
@@ -41,10 +46,14 @@ def clicked_softmax(
         ids: Number of every row's item: equal ones are no negatives of each other.
         weights: Of every row, or None for all 1.
         log_q: Logarithm of the share of clicks that the row's item has, or None.
+        guide: Of every row, see `recsys.losses.in_batch.Guide`.
+        prefixes: See `recsys.losses.in_batch.in_batch`.
+        normalize: Whether ``u_i . v_j`` is a cosine.
         temperature: Inner products are divided by it.
 
     Raises:
-        ValueError: Shapes do not fit, or ``temperature`` is not above 0.
+        ValueError: Shapes do not fit, ``temperature`` is not above 0, or ``prefixes`` do not rise
+            to the full width.
 
     Shape:
         - users, items: (B, D)
@@ -68,8 +77,6 @@ def clicked_softmax(
             f"expected users and items (B, D) of one shape, got {tuple(users.shape)} and "
             f"{tuple(items.shape)}."
         )
-    if not temperature > 0:
-        raise ValueError(f"`temperature`: expected a number above 0, got {temperature}.")
     given = {"labels": labels, "ids": ids, "weights": weights, "log_q": log_q}
     for name, value in given.items():
         if value is not None and value.shape != users.shape[:1]:
@@ -79,18 +86,19 @@ def clicked_softmax(
     clicked = labels > 0.5
     if weights is not None:
         clicked = clicked & (weights > 0)
-    rows = clicked.nonzero()[:, 0]
-    if not len(rows):
+    if not bool(clicked.any()):
         return (users.sum() + items.sum()) * 0.0  # with a graph: every rank has a gradient
-    users, items, ids = users[rows] / temperature, items[rows], ids[rows]
-    counted = torch.ones_like(users[:, 0]) if weights is None else weights[rows].to(users.dtype)
-    total = counted.sum()
-    bias = counted.log()
-    if log_q is not None:
-        bias = bias - log_q[rows].to(users.dtype) - total.log()
-    own = (users * items).sum(1)
-    left = torch.cat([users, torch.ones_like(bias)[:, None]], 1)
-    right = torch.cat([items, bias[:, None]], 1)
-    shares = counted / total
-    hidden = (ids[:, None] == ids).nonzero().T
-    return weighted_logsumexp(left, right, shares, own=own, hidden=hidden) - (shares * own).sum()
+    if guide is not None:
+        guide = dataclasses.replace(guide, queries=guide.queries[clicked], keys=guide.keys[clicked])
+    return in_batch(
+        users[clicked],
+        items[clicked],
+        ids=ids[clicked],
+        log_q=None if log_q is None else log_q[clicked].to(users.dtype),
+        correct_own=False,
+        weights=None if weights is None else weights[clicked].to(users.dtype),
+        guide=guide,
+        prefixes=prefixes,
+        normalize=normalize,
+        temperature=temperature,
+    )

@@ -8,14 +8,17 @@ Stability: caller
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recsys.losses.sampled_softmax import shared_softmax
+
+_SHORT = 1e-4  # shorter vectors are not brought to length 1: their gradient would explode
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,8 @@ def in_batch(
     query_ids: Tensor | None = None,
     known: Tensor | None = None,
     log_q: Tensor | None = None,
+    correct_own: bool = True,
+    weights: Tensor | None = None,
     guide: Guide | None = None,
     negatives: Literal["keys", "all"] = "keys",
     symmetric: bool = False,
@@ -70,6 +75,11 @@ def in_batch(
     as the batch has it, since which of them is the own says nothing about the query. So the best
     scores are those of the softmax over everything, for batches of any size.
 
+    Without ``correct_own`` the own key is there for certain and not by a draw: its score is left as
+    it is, and the sum over the others, of ``exp (s_ij - log(N q_j))`` with N rows, estimates that
+    over everything else. The loss itself tends to that of the softmax over everything as batches
+    grow; in small ones its best scores are off.
+
     With ``prefixes`` the loss is the mean over those of the first entries of all vectors, each
     prefix a vector of its own (Matryoshka). The list is fixed and must end in the full width: what
     is served is what is trained.
@@ -81,6 +91,8 @@ def in_batch(
         query_ids: Number of every query, for ``negatives="all"``.
         known: Whether the query of the row has the key of the column.
         log_q: Logarithm of every key's share of all draws.
+        correct_own: Whether ``log_q`` corrects the own key too.
+        weights: Of the rows, above 0: with ``ids``, a row of weight 3 is three equal rows.
         guide: Of the batch.
         negatives: ``keys``, or ``all``.
         symmetric: Also the other way round, keys looking for their queries; the mean of both.
@@ -94,7 +106,7 @@ def in_batch(
 
     Shape:
         - queries, keys: (B, D)
-        - ids, query_ids, log_q: (B,)
+        - ids, query_ids, log_q, weights: (B,)
         - known: (B, B) bool
         - output: scalar
 
@@ -112,22 +124,49 @@ def in_batch(
         tensor(True)
     """
     _check(queries, keys, temperature, prefixes)
-    back = None
+    back, known_back = None, None if known is None else known.T
     if guide is not None:
         back = dataclasses.replace(guide, queries=guide.keys, keys=guide.queries)
+    bias = _Bias.of(ids, log_q, correct_own, weights)
+    bias_back = _Bias.of(query_ids, None, correct_own, weights)
     parts = []
     for width in prefixes or (queries.shape[1],):
         one, two = queries[:, :width], keys[:, :width]
         if normalize:
-            one, two = functional.normalize(one, dim=1), functional.normalize(two, dim=1)
-        near = _one_way(one, two, (ids, query_ids), known, log_q, guide, negatives, temperature)
-        parts.append(near)
+            one, two = (functional.normalize(side, dim=1, eps=_SHORT) for side in (one, two))
+        parts.append(
+            _one_way(one, two, (ids, query_ids), known, bias, guide, negatives, temperature)
+        )
         if symmetric:
-            known_back = None if known is None else known.T
             parts.append(
-                _one_way(two, one, (query_ids, ids), known_back, None, back, negatives, temperature)
+                _one_way(
+                    two, one, (query_ids, ids), known_back, bias_back, back, negatives, temperature
+                )
             )
     return torch.stack(parts).mean()
+
+
+class _Bias(NamedTuple):
+    """What is added to scores: of keys that are not the own one, and of the own one."""
+
+    others: Tensor | None
+    own: Tensor | None
+    weights: Tensor | None
+    """Of the rows."""
+
+    @classmethod
+    def of(
+        cls, ids: Tensor | None, log_q: Tensor | None, correct_own: bool, weights: Tensor | None
+    ) -> _Bias:
+        counts = None if weights is None else weights.log()
+        if log_q is None:
+            return cls(counts, None, weights)
+        own = None
+        if correct_own:
+            own = _log_copies(ids, torch.ones_like(log_q) if weights is None else weights) - log_q
+        else:
+            log_q = log_q + math.log(len(log_q) if weights is None else float(weights.sum()))
+        return cls(-log_q if counts is None else counts - log_q, own, weights)
 
 
 def _one_way(
@@ -135,7 +174,7 @@ def _one_way(
     keys: Tensor,
     ids: tuple[Tensor | None, Tensor | None],
     known: Tensor | None,
-    log_q: Tensor | None,
+    bias: _Bias,
     guide: Guide | None,
     negatives: Literal["keys", "all"],
     temperature: float,
@@ -144,37 +183,40 @@ def _one_way(
     size, device = len(keys), queries.device
     own = torch.eye(size, dtype=torch.bool, device=device)
     if negatives == "keys" and guide is None:
-        bias = None if log_q is None else -log_q
-        own_bias = None if log_q is None else _log_copies(ids[0], log_q) - log_q
         return shared_softmax(
-            queries, keys, keys, bias=bias, own_bias=own_bias, temperature=temperature,
+            queries, keys, keys, bias=bias.others, own_bias=bias.own, weights=bias.weights,
+            temperature=temperature,
             hidden=(_hidden(size, ids[0], known, device) | own).nonzero().T,
         )  # fmt: skip
     scores = [queries @ keys.T / temperature]
     hidden = [_hidden(size, ids[0], known, device)]
-    if log_q is not None:
-        scores[0] = scores[0] - log_q + _log_copies(ids[0], log_q).diag()
+    positive = scores[0].diagonal()
+    if bias.own is not None:
+        positive = positive + bias.own
+    if bias.others is not None:
+        scores[0] = scores[0] + bias.others
     if negatives == "all":
-        scores += [queries @ queries.T / temperature, keys @ keys.T / temperature]
+        counts = 0.0 if bias.weights is None else bias.weights.log()
+        scores += [queries @ queries.T / temperature + counts, keys @ keys.T / temperature + counts]
         hidden += [_hidden(size, ids[1], None, device), _hidden(size, ids[0], None, device)]
     if guide is not None:
         for mask, near in zip(hidden, _near(guide)):
             mask |= near
-    hidden[0] &= ~own
-    for mask in hidden[1:]:
-        mask |= own  # nothing is its own negative
-    everything = torch.cat(
-        [part.masked_fill(mask, -torch.inf) for part, mask in zip(scores, hidden)], dim=1
-    )
-    return (everything.logsumexp(1) - scores[0].diagonal()).mean()
+    for mask in hidden:
+        mask |= own  # the own key stands apart, and nothing else is its own negative
+    others = [part.masked_fill(mask, -torch.inf) for part, mask in zip(scores, hidden)]
+    rows = torch.cat([positive[:, None], *others], dim=1).logsumexp(1) - positive
+    if bias.weights is None:
+        return rows.mean()
+    return (rows * bias.weights).sum() / bias.weights.sum()
 
 
-def _log_copies(ids: Tensor | None, like: Tensor) -> Tensor:
+def _log_copies(ids: Tensor | None, weights: Tensor) -> Tensor:
     """Logarithm of how often the batch has the key of every row."""
     if ids is None:
-        return torch.zeros_like(like)
-    _, place, count = ids.unique(return_inverse=True, return_counts=True)
-    return count[place].to(like.dtype).log()
+        return weights.log()
+    _, place = ids.unique(return_inverse=True)
+    return torch.zeros_like(weights).index_add_(0, place, weights)[place].log()
 
 
 def _hidden(size: int, ids: Tensor | None, known: Tensor | None, device: torch.device) -> Tensor:

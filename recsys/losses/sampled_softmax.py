@@ -88,6 +88,7 @@ def shared_softmax(
     *,
     bias: Tensor | None = None,
     own_bias: Tensor | None = None,
+    weights: Tensor | None = None,
     hidden: Tensor | None = None,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
@@ -104,6 +105,7 @@ def shared_softmax(
         bias: Added to scores of the keys, say ``-log q``, or the logarithm of how often a key
             counts.
         own_bias: Added to scores of the own keys.
+        weights: Of the rows in the mean, or None for all alike.
         hidden: Pairs ``(row, key)`` that do not count, as positions.
         temperature: t.
         dtype: Of the products, see `recsys.losses.weighted_logsumexp`.
@@ -115,7 +117,7 @@ def shared_softmax(
         - queries, own: (B, D)
         - keys: (N, D)
         - bias: (N,)
-        - own_bias: (B,)
+        - own_bias, weights: (B,)
         - hidden: (2, number of them) int64
         - output: scalar
 
@@ -140,9 +142,13 @@ def shared_softmax(
         _check_shape("bias", bias, keys.shape[:1])
         queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
         keys = torch.cat([keys, bias[:, None].to(keys.dtype)], 1)
-    weights = torch.full_like(positive, 1 / len(positive))
-    sums = weighted_logsumexp(queries, keys, weights, dtype, own=positive, hidden=hidden)
-    return sums - positive.mean()
+    if weights is None:
+        shares = torch.full_like(positive, 1 / len(positive))
+    else:
+        _check_shape("weights", weights, positive.shape)
+        shares = (weights / weights.sum()).to(positive.dtype)
+    sums = weighted_logsumexp(queries, keys, shares, dtype, own=positive, hidden=hidden)
+    return sums - (shares * positive).sum()
 
 
 def _check_shape(name: str, value: Tensor, *allowed: torch.Size) -> None:

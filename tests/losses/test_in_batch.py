@@ -74,6 +74,43 @@ def test_by_hand_with_a_correction():
     assert float(found) == pytest.approx((math.log(6 / 2) + math.log(6 / 4)) / 2)
 
 
+@pytest.mark.parametrize("log_q", [None, normal(B, seed=3).abs().neg()])
+@pytest.mark.parametrize("correct_own", [True, False])
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_weight_counts_like_repetition(everything, correct_own, log_q):
+    """Also behind a guide, and for queries that look for queries."""
+    weights = torch.tensor([1.0, 3.0, 1.0, 2.0, 1.0, 1.0], dtype=torch.float64)
+    order = torch.arange(B).repeat_interleave(weights.long())
+    ids, query_ids = torch.tensor([3, 4, 3, 5, 6, 4]), torch.arange(B)
+
+    def loss(rows, weights):
+        return in_batch(
+            QUERIES[rows], KEYS[rows], ids=ids[rows], query_ids=query_ids[rows],
+            log_q=None if log_q is None else log_q[rows], correct_own=correct_own,
+            weights=weights, negatives="all" if everything else "keys", symmetric=True,
+            guide=Guide(QUERIES[rows], KEYS[rows], 0.1) if everything else None,
+            temperature=0.5,
+        )  # fmt: skip
+
+    whole = torch.arange(B)
+    torch.testing.assert_close(loss(whole, weights), loss(order, None))
+    assert abs(float(loss(whole, weights) - loss(whole, None))) > 0.01
+
+
+def test_an_own_key_that_is_not_corrected():
+    """Shares 1/2 and 1/4 of 2 rows: the other key counts 1 / (N q), the own one 1."""
+    log_q = torch.tensor([0.5, 0.25], dtype=torch.float64).log()
+    nothing = torch.zeros(2, 3, dtype=torch.float64)
+    found = in_batch(nothing, nothing, log_q=log_q, correct_own=False, normalize=False)
+    assert float(found) == pytest.approx((math.log(1 + 2) + math.log(1 + 1)) / 2)
+
+
+def test_vectors_near_zero_have_no_exploding_gradient():
+    queries = torch.tensor([[0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    in_batch(queries, torch.eye(2), temperature=1.0).backward()
+    assert queries.grad is not None and queries.grad.abs().max() < 1e4
+
+
 @pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize("items", [(2, 3), (2, 3, 4)])
 def test_the_best_corrected_scores_are_those_of_the_full_softmax(items, everything):
