@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -113,6 +113,38 @@ class CFModel(RecModel, abc.ABC):
             "EASE, ItemKNN, GFCF, iALS) or those with linear propagation (say LightGCN)."
         )
 
+    def scores_of_texts(self, texts: Sequence[str]) -> Tensor:
+        """Scores of all items for anybody with a text.
+
+        Args:
+            texts: Of each, B.
+
+        Returns:
+            (B, I) float32, more is better.
+
+        Raises:
+            ConfigError: The model cannot.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} knows users by their interactions, not by texts. Use a model "
+            "that reads texts, say SESA."
+        )
+
+    def explain_text(self, text: str, item: int) -> Explanation:
+        """Why somebody with a text may want an item.
+
+        Args:
+            text: Of somebody new.
+            item: Number of the item.
+
+        Raises:
+            ConfigError: The model cannot say.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} knows users by their interactions, not by texts. Use a model "
+            "that reads texts, say SESA."
+        )
+
     def similarities(self, items: Tensor) -> Tensor:
         """How like some items all items are.
 
@@ -178,6 +210,9 @@ class EmbeddingModel(CFModel):
         """Standard deviation of their start values."""
         tables: dict[str, TableOptions] = Field(default_factory=dict)
         """Exceptions by table, ``user`` or ``item``."""
+
+    stores_vectors: ClassVar[bool] = True
+    """Whether a model folder holds the vectors; else scores are made from the weights."""
 
     def __init__(self, config: Config, graph: InteractionGraph) -> None:
         super().__init__(config, graph)

@@ -7,13 +7,13 @@ Stability: caller
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,7 +22,7 @@ from recsys.errors import ConfigError
 from recsys.graph.explanation import Explanation, Node, Reason
 from recsys.graph.interaction_graph import InteractionGraph
 from recsys.graph.interactions import Interactions
-from recsys.graph.products import size
+from recsys.graph.products import size, sparse_sparse, transposed
 from recsys.graph.text_features import TextFeatures, TextOptions
 from recsys.losses.in_batch import in_batch
 from recsys.schema import FIRST_INDEX, Label, MultiValued, Schema
@@ -45,7 +45,8 @@ class SESA(EmbeddingModel):
     ``space="latent"`` is the twin to compare with: the same texts and the same ranking loss,
     inner products of plain vectors of width ``latent_dim``, which nobody can read.
 
-    All codes are held as numbers, (users + items) times concepts of 4 bytes.
+    Served codes are sparse, ``top`` parts of each: items are held so, and users are encoded when
+    they are asked for. What `vectors` gives is dense, (users + items) times concepts of 4 bytes.
 
     Args:
         config: Texts, widths, weights of losses.
@@ -74,6 +75,7 @@ class SESA(EmbeddingModel):
     """
 
     needs_descriptions = True
+    stores_vectors = False
 
     class Config(EmbeddingModel.Config):
         """Options of SESA."""
@@ -108,6 +110,7 @@ class SESA(EmbeddingModel):
         self._known = [_matrix(about.user_concepts), _matrix(about.item_concepts)]
         self._learnt = [users, np.arange(graph.num_items)]
         self._pairs = graph.matrix()
+        self._inverted: csr_array | Tensor | None = None
 
     @classmethod
     def schema_of(cls, config: CFModel.Config, graph: InteractionGraph) -> Schema:
@@ -192,10 +195,10 @@ class SESA(EmbeddingModel):
         """
         if self.raw_weights is None:
             return logits
-        found, top = logits.sigmoid(), self.config.top
-        if top is None or self.training or top >= found.shape[1]:
+        found = logits.sigmoid()
+        if self.training or not self._sparse:
             return found
-        chosen = (found * self.weights).topk(top, dim=1).indices
+        chosen = (found * self.weights).topk(self.config.top or 1, dim=1).indices
         return torch.zeros_like(found).scatter(1, chosen, found.gather(1, chosen))
 
     def codes_of(self, texts: Sequence[str], kind: Literal["user", "item"] = "user") -> Tensor:
@@ -205,29 +208,80 @@ class SESA(EmbeddingModel):
             texts: Of each.
             kind: What they are.
         """
-        return self._blocks(self.text.rows_of(texts), kind)
+        return self._joined(self.text.rows_of(texts), kind)
 
     def encode(self) -> Tensor:
         """See `EmbeddingModel`: codes of users times w, and codes of items."""
-        users, items = self.graph.num_users, self.graph.num_items
-        numbers = np.arange(users), np.arange(items) + users
-        first = self._blocks(self.text.rows(numbers[0]), "user") * self.weights
-        return torch.cat([first, self._blocks(self.text.rows(numbers[1]), "item")])
+        users, items = self._rows("user"), self._rows("item")
+        return torch.cat([self._joined(users, "user") * self.weights, self._joined(items, "item")])
 
-    def _blocks(self, rows: csr_array, kind: Literal["user", "item"]) -> Tensor:
+    @property
+    def _sparse(self) -> bool:
+        return self.raw_weights is not None and (self.config.top or np.inf) < len(self.raw_weights)
+
+    def _rows(self, kind: Literal["user", "item"], numbers: np.ndarray | None = None) -> csr_array:
+        """Grams of users or items, or of some of them."""
+        first, count = 0, self.graph.num_users
+        if kind == "item":
+            first, count = count, self.graph.num_items
+        return self.text.rows((np.arange(count) if numbers is None else numbers) + first)
+
+    def _blocks(self, rows: csr_array, kind: Literal["user", "item"]) -> Iterator[Tensor]:
+        """Codes without gradient, (n, K) at once."""
         with torch.no_grad():
-            count = size(rows)[0]
-            return torch.cat([
-                self.code(self.logits(rows[start : start + _BLOCK], kind))
-                for start in range(0, max(count, 1), _BLOCK)
-            ])  # fmt: skip
+            for start in range(0, max(size(rows)[0], 1), _BLOCK):
+                yield self.code(self.logits(rows[start : start + _BLOCK], kind))
+
+    def _joined(self, rows: csr_array, kind: Literal["user", "item"]) -> Tensor:
+        return torch.cat(list(self._blocks(rows, kind)))
+
+    # --------------------------------------------------------------------------------- scores
+
+    def train(self, mode: bool = True) -> Any:
+        """See torch. Codes that were kept for scores are forgotten."""
+        self._inverted = None
+        return super().train(mode)
+
+    def inverted_index(self) -> csr_array | Tensor:
+        """Codes of all items by concept, (K, I); in eval mode they are computed once.
+
+        Returns:
+            Sparse where ``top`` is below the number of concepts.
+        """
+        if self._inverted is not None:
+            return self._inverted
+        blocks = self._blocks(self._rows("item"), "item")
+        if self._sparse:
+            found = transposed(vstack([_sparse(block) for block in blocks], format="csr"))
+        else:
+            found = torch.cat(list(blocks)).T
+        if not self.training:
+            self._inverted = found
+        return found
+
+    def scores(self, users: Tensor) -> Tensor:
+        """See `CFModel`."""
+        return self._scores(self._rows("user", users.cpu().numpy()))
+
+    def scores_of_texts(self, texts: Sequence[str]) -> Tensor:
+        """See `CFModel`."""
+        return self._scores(self.text.rows_of(texts))
+
+    def _scores(self, rows: csr_array) -> Tensor:
+        index, found = self.inverted_index(), []
+        for block in self._blocks(rows, "user"):
+            weighted = block * self.weights.detach()
+            if isinstance(index, Tensor):
+                found.append(weighted @ index)
+            else:
+                found.append(torch.from_numpy(sparse_sparse(_sparse(weighted), index)))
+        return torch.cat(found)
 
     def pair_scores(self, users: Tensor, items: Tensor) -> Tensor:
         """See `EmbeddingModel`; every item of the batch is encoded once."""
-        first = self._blocks(self.text.rows(users.cpu().numpy()), "user") * self.weights
+        first = self._joined(self._rows("user", users.cpu().numpy()), "user") * self.weights
         few, place = items.unique(return_inverse=True)
-        numbers = few.cpu().numpy() + self.graph.num_users
-        second = self._blocks(self.text.rows(numbers), "item")
+        second = self._joined(self._rows("item", few.cpu().numpy()), "item")
         return (first @ second.T).detach().gather(1, place)
 
     # ---------------------------------------------------------------------------------- loss
@@ -266,27 +320,28 @@ class SESA(EmbeddingModel):
         if user is None:
             raise ConfigError(
                 "SESA knows users by their texts, not by a history: expected a known user. For a "
-                "new one use `explain_text` of the model."
+                "new one give a text."
             )
-        return self._explained(self.vectors()[0][user], item)
+        return self._explained(self._rows("user", np.array([user])), item)
 
     def explain_text(self, text: str, item: int) -> Explanation:
-        """Why somebody with this text may want an item, by numbers of concepts.
+        """See `CFModel`: by concepts."""
+        return self._explained(self.text.rows_of([text]), item)
 
-        Args:
-            text: Of a new user.
-            item: Number of the item.
-        """
-        return self._explained(self.codes_of([text])[0] * self.weights, item)
-
-    def _explained(self, user: Tensor, item: int) -> Explanation:
+    def _explained(self, user: csr_array, item: int) -> Explanation:
         if self.raw_weights is None:
             raise ConfigError("SESA: a latent space has no concepts to name. Set space=explicit.")
-        given = (user.detach() * self.vectors()[1][item]).cpu().double().numpy()
+        codes = self._joined(user, "user")[0], self._joined(self._rows("item", np.array([item])),
+                                                            "item")[0]  # fmt: skip
+        given = (codes[0] * self.weights.detach() * codes[1]).cpu().double().numpy()
         order = np.argsort(-given, kind="stable")
         reasons = tuple(Reason(float(given[k]), (Node("concept", int(k)),)) for k in order
                         if given[k] > 0)  # fmt: skip
         return Explanation(item, reasons, float(given.sum()))
+
+
+def _sparse(codes: Tensor) -> csr_array:
+    return csr_array(codes.cpu().numpy())
 
 
 def _matrix(pairs: Interactions) -> csr_array:

@@ -186,10 +186,7 @@ class Recommender:
             ConfigError: The model cannot do it, or an option is out of range.
         """
         _check_unknown(unknown)
-        if isinstance(histories, str | bytes):
-            raise ConfigError("histories: expected a list of lists of item ids, got one text.")
-        names = list(histories) if isinstance(histories, Mapping) else list(range(len(histories)))
-        given = list(histories.values()) if isinstance(histories, Mapping) else list(histories)
+        names, given = _named(histories, "histories")
         matrix = self._histories(names, given, unknown)
         known = np.diff(matrix.indptr) > 0
         asked = self._asked(names)
@@ -210,6 +207,36 @@ class Recommender:
             return found
 
         return self._ranked(asked, "user", block, k, self.mask(filter, exclude), ~known)
+
+    def recommend_texts(
+        self,
+        texts: Mapping[Any, str] | Sequence[str],
+        k: int = 10,
+        filter: Filter | None = None,
+        exclude: Sequence[Any] | np.ndarray | None = None,
+    ) -> RankedItems:
+        """The best items of anybody with a text, by a model that reads texts (SESA).
+
+        Args:
+            texts: Of each, by name or in a sequence (then they are called 0, 1, ...).
+            k: Length of a list.
+            filter: As in `recommend`.
+            exclude: As in `recommend`.
+
+        Raises:
+            DataError: An item is not known.
+            ConfigError: The model reads no texts, one is not a text, or an option is out of range.
+        """
+        names, given = _named(texts, "texts")
+        for name, text in zip(names, given):
+            if not isinstance(text, str):
+                raise ConfigError(f"texts: expected a text of {name!r}, got {type(text).__name__}.")
+
+        def block(rows: np.ndarray) -> Tensor:
+            return self.model.scores_of_texts([given[row] for row in rows.tolist()]).cpu()
+
+        asked, nobody = self._asked(names), np.zeros(len(names), bool)
+        return self._ranked(asked, "user", block, k, self.mask(filter, exclude), nobody)
 
     def similar_items(
         self,
@@ -275,34 +302,44 @@ class Recommender:
     # --------------------------------------------------------------------------------- why
 
     def explain(
-        self, user: Any, item: Any, k: int | None = 5, history: History | None = None
+        self,
+        user: Any,
+        item: Any,
+        k: int | None = 5,
+        history: History | None = None,
+        text: str | None = None,
     ) -> Explanation:
         """Why a user may want an item.
 
         Args:
-            user: Id; None for somebody new, with a history.
+            user: Id; None for somebody new, with a history or a text.
             item: Id.
             k: Most reasons; what the others give is in the rest. None for all.
             history: Of somebody new.
+            text: Of somebody new, for a model that reads texts (SESA).
 
         Raises:
             DataError: The user or an item is not known.
-            ConfigError: The model cannot explain, or both or none of user and history are given.
+            ConfigError: The model cannot explain, or not one of user, history and text is given.
         """
-        if (user is None) == (history is None):
-            raise ConfigError("explain: expected a user or a history, not both and not none.")
+        ways = {"user": user, "history": history, "text": text}
+        if sum(value is not None for value in ways.values()) != 1:
+            raise ConfigError(
+                f"explain: expected one of {', '.join(ways)}, not several and not none."
+            )
         if k is not None and k < 1:
             raise ConfigError(f"k: expected at least 1, got {k}.")
         wanted = int(self._items([item])[0])
-        number: int | None = None
-        if history is None:
+        if text is not None:
+            found = self.model.explain_text(text, wanted)
+        elif history is not None:
+            row = self._histories(["history"], [history], "error")
+            found = self.model.explain(wanted, row, None)
+        else:
             number = int(self.users.numbers([user])[0])
             if number < 0 or not self._trained_users[number]:
                 self._refuse_user(user)
-            row = self._matrix[[number]]
-        else:
-            row = self._histories(["history"], [history], "error")
-        found = self.model.explain(wanted, row, number)
+            found = self.model.explain(wanted, self._matrix[[number]], number)
         found = found if k is None else found.first(k)
         return found.named(self.items.values[wanted], self._id_of)
 
@@ -523,3 +560,12 @@ class Recommender:
 def _check_unknown(unknown: str) -> None:
     if unknown not in ("error", "popular", "skip"):
         raise ConfigError(f"unknown: expected error, popular or skip, got {unknown!r}.")
+
+
+def _named(given: Mapping[Any, Any] | Sequence[Any], what: str) -> tuple[list[Any], list[Any]]:
+    """Names, numbers where there are none, and what belongs to each."""
+    if isinstance(given, str | bytes):
+        raise ConfigError(f"{what}: expected one of each, by name or in a list, got one text.")
+    if isinstance(given, Mapping):
+        return list(given), list(given.values())
+    return list(range(len(given))), list(given)

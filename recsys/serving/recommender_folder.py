@@ -113,8 +113,8 @@ def save_recommender(
             _write_descriptions(draft / _DESCRIPTIONS, model.graph.descriptions)
         if model.graph.features is not None:
             write_features(draft / _FEATURES, model.graph.features)
-        if isinstance(model, EmbeddingModel):
-            users, items = model.vectors()
+        if _has_vectors(type(model)):
+            users, items = cast(EmbeddingModel, model).vectors()
             vectors = {"user": users.clone().contiguous(), "item": items.clone().contiguous()}
             save_file(vectors, str(draft / VECTORS))
 
@@ -129,8 +129,8 @@ def load_recommender(
     Args:
         directory: The folder, or a run folder with ``model/`` in it.
         model_class: The model's class, where it is not one of ``recsys.models``.
-        weights: Whether to read the weights of a model with vectors too: without them it can
-            serve, but neither be trained further nor encode anew.
+        weights: Whether to read the weights of a model with stored vectors too: without them it
+            can serve, but neither be trained further nor encode anew.
 
     Raises:
         CheckpointError: A file is missing, damaged or of another format version, the class is
@@ -141,7 +141,7 @@ def load_recommender(
     check_kind(folder, manifest, lists=True)
     cls = trusted_class(folder, manifest["class"], CFModel, model_class)
     needed = [WEIGHTS, USERS, _ITEMS, _TRAIN, _SEEN]
-    needed += [VECTORS] if issubclass(cls, EmbeddingModel) else []
+    needed += [VECTORS] if _has_vectors(cls) else []
     verify(folder, manifest["files"], needed, _KNOWLEDGE)
     config = stored_config(folder, manifest, cls)
     try:
@@ -150,13 +150,18 @@ def load_recommender(
     except RecsysError as error:
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
     with filling(folder, cls):
-        if weights or not isinstance(model, EmbeddingModel):
+        if weights or not _has_vectors(cls):
             model.load_state_dict(load_file(str(folder / WEIGHTS)))
         model.eval()
-        if isinstance(model, EmbeddingModel):
+        if _has_vectors(cls):
             vectors = load_file(str(folder / VECTORS))
             model.keep_vectors(vectors["user"], vectors["item"])
     return Stored(model, train, seen, manifest["metadata"], version_of(manifest))
+
+
+def _has_vectors(cls: type[CFModel]) -> bool:
+    """Whether folders hold vectors of the class, so that it serves without its weights."""
+    return issubclass(cls, EmbeddingModel) and cls.stores_vectors
 
 
 def _read_graph(

@@ -120,6 +120,25 @@ def test_sparse_codes_keep_the_largest_parts():
     assert (model.train().code(torch.zeros(2, 3)) > 0).all()
 
 
+@pytest.mark.parametrize("top", [1, 2, 3, None])
+def test_scores_are_dot_products_whatever_is_held(top):
+    model = made(top=top).eval()
+    users, items = model.vectors()
+    torch.testing.assert_close(model.scores(torch.tensor([5, 0])), users[[5, 0]] @ items.T)
+    found = model.scores_of_texts([model.about.user_texts[4], "g1 g1w0"])
+    torch.testing.assert_close(found[0], model.scores(torch.tensor([4]))[0])
+    torch.testing.assert_close(
+        found[1], (model.codes_of(["g1 g1w0"])[0] * model.weights).detach() @ items.T
+    )
+    index = model.inverted_index()
+    assert isinstance(index, torch.Tensor) == (top in (3, None))  # of 3 concepts
+    if not isinstance(index, torch.Tensor):
+        assert index.nnz == top * NUM_ITEMS and index.shape == (3, NUM_ITEMS)
+    why = model.explain(4, model.graph.matrix()[[2]], 2)
+    assert why.score == pytest.approx(float(model.scores(torch.tensor([2]))[0, 4]), rel=1e-5)
+    assert model.train().inverted_index() is not index  # what is trained changes
+
+
 def test_reasons_are_named_concepts_that_add_up():
     model = made().eval()
     found = model.explain(4, model.graph.matrix()[[2]], 2)
@@ -183,3 +202,18 @@ def test_new_queries_are_ranked_and_explained_by_planted_concepts(trained):
             right += text.count(f"c{name[-2:]}w") >= 2  # both texts have a word of the concept
             total += 1
     assert right / total > 0.6, "of the strongest reasons, those that both are about"
+
+
+def test_a_new_text_is_served_like_the_query_that_has_it(trained):
+    recommender = Recommender.load(trained[0])
+    text, name = recommender.model.graph.descriptions.user_texts[7], recommender.users.values[7]
+    found = recommender.recommend_texts({"new": text, "none": ""}, k=60)
+    known = recommender.recommend([name], k=60, exclude_seen=False)
+    assert [item for item, _ in found[0]] == [item for item, _ in known[0]]
+    assert [s for _, s in found[0]] == pytest.approx([s for _, s in known[0]], rel=1e-5)
+    assert len(found[1]) == 60
+    item = found[0][3][0]
+    one, two = recommender.explain(None, item, text=text), recommender.explain(name, item)
+    assert [reason.path for reason in one.reasons] == [reason.path for reason in two.reasons]
+    assert one.score == pytest.approx(two.score) and one.reasons[0].path[0].id.startswith("skill ")
+    assert len(recommender.recommend_texts([text], k=5, filter=[item])[0]) == 1
