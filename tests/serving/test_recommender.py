@@ -203,7 +203,7 @@ def test_what_valid_has_of_a_user_without_training_pairs_is_left_out():
         (lambda r: r.recommend(["ann"], unknown="pop"), "expected error, popular or skip, got 'p"),
         (lambda r: r.recommend(["ann"], filter=np.ones(3, bool)), r"mask of all 5 items .*\(3,\)"),
         (lambda r: r.recommend(["ann"], filter=lambda n: [1] * 5), "mask of all 5 items .*int64"),
-        (lambda r: r.recommend_for("ab"), "histories: expected one of each, by name or in a list, got one text"),
+        (lambda r: r.recommend_for("ab"), "histories: expected one of each, by name or in a list"),
         (lambda r: r.recommend_for(["ab"]), "0: expected a list of item ids, got the text 'ab'"),
         (lambda r: r.recommend_for([["a"]]), "Fixed has no vectors of users that it was not tra"),
         (lambda r: r.similar_items(["a"]), "Fixed cannot say which items are alike"),
