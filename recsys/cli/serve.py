@@ -47,11 +47,11 @@ def serve(
     address: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Answers requests by what DIR holds: a run, a model, an index, or several together.
+    """Answers requests by what DIR holds: a run, a model, an index of any kind, or several.
 
-    Requests are POST /v1/predict, recommend, similar, search and rank (see /openapi.json); GET
-    /health, /ready and /metrics tell the state. --set changes limits, say max_rows=500. A new
-    version is taken up while requests go on.
+    Requests are POST /v1/predict, recommend, similar, search, search_sets and rank (see
+    /openapi.json); GET /health, /ready and /metrics tell the state. --set changes limits, say
+    max_rows=500. A new version is taken up while requests go on.
     """
     import torch
 

@@ -307,13 +307,13 @@ class Index:
             >>> [hits.ids.tolist() for hits in found], found.plans, found.fallback.tolist()
             ([[8, 7], [8, 9]], ('exact', 'prior'), [False, True])
         """
+        self._check_version(version)
         if isinstance(queries, VersionedVectors):
             self._check_version(queries.version)
             queries = queries.values
         table = self._queries(queries)
         rescore = self.rescore if rescore is None else rescore
         self._check(k, unknown, cutoff, min_results, rescore)
-        self._check_version(version)
         with self._lock:
             state = self._state
             items = Items(state.ids, self._places(), state.alive, state.meta)

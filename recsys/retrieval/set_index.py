@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
-from recsys.folders import FolderFormat, fingerprints
+from recsys.folders import FolderFormat, fingerprint
 from recsys.retrieval.codes import Codes
 from recsys.retrieval.fixed_encodings import FixedEncodings
 from recsys.retrieval.index import Index
+from recsys.retrieval.index_folder import INDEX
 from recsys.retrieval.results import Hits, SearchResult
 from recsys.retrieval.vector_sets import VectorSets, max_sim
 
-_FORMAT = FolderFormat(
-    "sets.json", "recsys index of sets", 1, "Give a folder that SetIndex.save wrote."
-)
+SETS = "sets.json"
+"""Name of the manifest."""
+_FORMAT = FolderFormat(SETS, "recsys index of sets", 1, "Give a folder that SetIndex.save wrote.")
 _VALUES, _OFFSETS, _INDEX = "values.npy", "offsets.npy", "index"
 
 
@@ -104,6 +105,7 @@ class SetIndex:
         candidates: int = 100,
         version: str | None = None,
         exact: bool = False,
+        unknown: Literal["error", "ignore"] = "error",
     ) -> SearchResult:
         """The sets of the highest `max_sim`. Of equal scores the earlier set comes first.
 
@@ -115,6 +117,7 @@ class SetIndex:
             candidates: Sets whose exact likeness is taken, at least ``k``.
             version: Of the model that made the queries.
             exact: Take that of all sets a query may find.
+            unknown: What to do about ids in ``where`` that the index does not have.
 
         Raises:
             DataError: Queries are not finite or of another width, ``candidates`` is below ``k``,
@@ -131,7 +134,9 @@ class SetIndex:
         if candidates < k:
             raise DataError(f"`candidates` must be at least k = {k}, got {candidates}.")
         count = max(k, len(self) if exact else candidates)
-        found = self.index.search(self._vectors(asked), count, where, exclude, version=version)
+        found = self.index.search(
+            self._vectors(asked), count, where, exclude, version=version, unknown=unknown
+        )
         return SearchResult.of([self._scored(asked[n], hits, k) for n, hits in enumerate(found)])
 
     def _vectors(self, queries: VectorSets) -> Tensor:
@@ -167,8 +172,9 @@ class SetIndex:
         def fill(draft: Path) -> dict[str, Any]:
             np.save(draft / _VALUES, self.sets.values.numpy(), allow_pickle=False)
             np.save(draft / _OFFSETS, self.sets.offsets.numpy(), allow_pickle=False)
-            files = fingerprints(draft)
-            self.index.save(draft / _INDEX)
+            self.index.save(draft / _INDEX)  # which looks after its own files
+            names = (_VALUES, _OFFSETS, f"{_INDEX}/{INDEX}")
+            files = {name: fingerprint(draft / name) for name in names}
             options = None if self.encodings is None else self.encodings.options()
             return {"encodings": options, "sets": len(self), "files": files}
 

@@ -1,6 +1,6 @@
 """A service over HTTP: routes, their schema, and a server. The only door to FastAPI and uvicorn.
 
-    POST /v1/predict, recommend, similar, search, rank    see recsys.serving.requests
+    POST /v1/predict, recommend, similar, search, search_sets, rank: see recsys.serving.requests
     GET  /health      200 while the process lives
     GET  /ready       200 when something is loaded, with its name; else 503
     GET  /metrics     for Prometheus

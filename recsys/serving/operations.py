@@ -10,15 +10,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from recsys.errors import ConfigError, DataError, did_you_mean
-from recsys.retrieval.index import Index
-from recsys.retrieval.results import SearchResult
+from recsys.retrieval.results import Hits
+from recsys.retrieval.vector_sets import VectorSets
+from recsys.serving.conditions import index_of, search_options
 from recsys.serving.limits import ServingLimits
 from recsys.serving.ranked_items import RankedItems
+from recsys.serving.recommender import Recommender
 from recsys.serving.requests import (
     FilteredRequest,
     ItemList,
@@ -30,20 +30,11 @@ from recsys.serving.requests import (
     RecommendRequest,
     Request,
     SearchRequest,
+    SetSearchRequest,
     SimilarRequest,
 )
 from recsys.serving.service_folder import Parts
 from recsys.serving.two_stage import Ranked
-
-_COMPARE: dict[str, Callable[[pc.Expression, Any], Any]] = {
-    "eq": lambda column, value: column == value,
-    "ne": lambda column, value: column != value,
-    "lt": lambda column, value: column < value,
-    "le": lambda column, value: column <= value,
-    "gt": lambda column, value: column > value,
-    "ge": lambda column, value: column >= value,
-    "in": lambda column, value: column.isin(value),
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,6 +114,15 @@ def _check_search(request: SearchRequest, limits: ServingLimits) -> int:
     return len(request.queries)
 
 
+def _check_sets(request: SetSearchRequest, limits: ServingLimits) -> int:
+    _check_list(request, limits)
+    vectors = sum(map(len, request.queries))
+    _at_most("queries", len(request.queries), limits.max_rows)
+    _at_most("vectors of queries", vectors, limits.max_rows)
+    _at_most("candidates", request.candidates, limits.max_candidates)
+    return max(vectors, len(request.queries))
+
+
 def _check_rank(request: RankRequest, limits: ServingLimits) -> int:
     _check_list(request, limits)
     if request.items is not None:
@@ -177,13 +177,18 @@ def _key_similar(request: SimilarRequest) -> Hashable:
 
 def _key_search(request: SearchRequest) -> Hashable:
     widths = frozenset(len(query) for query in request.queries)
-    return request.k, request.cutoff, request.version, widths, _lonely(request)
+    options = request.k, request.cutoff, request.min_results, request.version
+    return options, widths, _lonely(request)
+
+
+def _key_sets(request: SetSearchRequest) -> Hashable:
+    return request.k, request.candidates, request.version, _lonely(request)
 
 
 def _key_rank(request: RankRequest) -> Hashable:
     asks = request.user is None, len(request.query or ()), request.items is None
     kinds = _kinds([request.user]), _kinds(request.items or []), _columns([request.row])
-    options = request.k, request.candidates, request.version
+    options = request.k, request.candidates, request.version, request.cutoff, request.min_results
     return asks, kinds, options, _lonely(request)
 
 
@@ -202,15 +207,34 @@ def _predict(parts: Parts, requests: list[PredictRequest]) -> list[Predictions]:
     ]
 
 
-def _options(request: ListRequest) -> dict[str, Any]:
-    return {"k": request.k, "filter": request.only, "exclude": request.exclude}
+def _options(model: Recommender, request: RecommendRequest | SimilarRequest) -> dict[str, Any]:
+    only, exclude = (_items(model, request, name) for name in ("only", "exclude"))
+    return {"k": request.k, "filter": only, "exclude": exclude}
+
+
+def _items(
+    model: Recommender, request: RecommendRequest | SimilarRequest, name: str
+) -> list[Any] | None:
+    """Ids of ``only`` or ``exclude``, without those that training has not seen."""
+    ids = getattr(request, name)
+    if ids is None:
+        return None
+    known = model.items.numbers(ids) >= 0
+    if request.unknown_items == "error" and not known.all():
+        missing = ids[int(np.flatnonzero(~known)[0])]
+        hint = did_you_mean(str(missing), [str(value) for value in model.items.values[:10_000]])
+        raise DataError(
+            f"{name}: item {missing!r} is not known. {hint} To have such items left out of account "
+            'give unknown_items="ignore".'
+        )
+    return [value for value, there in zip(ids, known) if there]
 
 
 def _recommend(parts: Parts, requests: list[RecommendRequest]) -> list[Lists]:
     model, first = parts.recommender, requests[0]
     assert model is not None
     options = {
-        **_options(first),
+        **_options(model, first),
         "exclude_seen": first.exclude_seen,
         "unknown": first.unknown,
     }
@@ -227,7 +251,7 @@ def _similar(parts: Parts, requests: list[SimilarRequest]) -> list[Lists]:
     model = parts.recommender
     assert model is not None
     asked = [item for request in requests for item in request.items]
-    found = model.similar_items(asked, **_options(requests[0]))
+    found = model.similar_items(asked, **_options(model, requests[0]))
     return _cut(parts, found, [len(request.items) for request in requests])
 
 
@@ -252,60 +276,40 @@ def _shared(parts: Parts, lists: list[ItemList], counts: list[int]) -> list[List
 
 
 def _search(parts: Parts, requests: list[SearchRequest]) -> list[Lists]:
-    index, first = parts.index, requests[0]
-    assert index is not None
+    first = requests[0]
+    assert parts.index is not None
+    index = index_of(parts.index, first.version)
     queries = [query for request in requests for query in request.queries]
     if len({len(query) for query in queries}) > 1:
         raise DataError(f"`queries` must have {index.dim} values each, got several lengths.")
-    found: SearchResult = index.search(
-        np.array(queries, np.float64), first.k, cutoff=first.cutoff, **_filters(index, first)
+    found = index.search(
+        np.array(queries, np.float64), first.k, cutoff=first.cutoff, min_results=first.min_results,
+        **search_options(index, first),
+    )  # fmt: skip
+    return _shared(parts, list(map(_found, found)), [len(r.queries) for r in requests])
+
+
+def _search_sets(parts: Parts, requests: list[SetSearchRequest]) -> list[Lists]:
+    index, first = parts.sets, requests[0]
+    assert index is not None
+    queries = [query for request in requests for query in request.queries]
+    found = index.search(
+        VectorSets.of(queries, "queries", index.sets.dim), first.k, candidates=first.candidates,
+        **search_options(index.index, first),
+    )  # fmt: skip
+    return _shared(parts, list(map(_found, found)), [len(r.queries) for r in requests])
+
+
+def _found(hits: Hits) -> ItemList:
+    chances = hits.probabilities
+    if chances is not None:
+        chances = [None if np.isnan(chance) else chance for chance in chances.tolist()]
+    return ItemList(
+        items=hits.ids.tolist(),
+        scores=hits.scores.tolist(),
+        probabilities=chances,
+        by_popularity=hits.fallback,
     )
-    lists = [
-        ItemList(
-            items=hits.ids.tolist(),
-            scores=hits.scores.tolist(),
-            probabilities=None
-            if hits.probabilities is None
-            else [None if np.isnan(p) else p for p in hits.probabilities.tolist()],
-            by_popularity=hits.fallback,
-        )
-        for hits in found
-    ]
-    return _shared(parts, lists, [len(request.queries) for request in requests])
-
-
-def _filters(index: Index, request: FilteredRequest) -> dict[str, Any]:
-    """Options of a search. Conditions and a list of ids are one filter: both must hold."""
-    where: Any = None if request.where is None else _expression(index, request.where)
-    if request.only is not None:
-        if where is not None:
-            raise ConfigError("expected `only` or `where`, not both.")
-        where = list(request.only)
-    return {"where": where, "exclude": request.exclude, "version": request.version}
-
-
-def _expression(index: Index, where: Mapping[str, Mapping[Any, Any]]) -> Any:
-    meta = index.meta
-    names = [] if meta is None else meta.column_names
-    found: Any = None
-    for column, conditions in where.items():
-        if column not in names:
-            hint = did_you_mean(column, names) or "The index has none."
-            raise DataError(f"where: the index has no column {column!r}. {hint}")
-        for op, value in conditions.items():
-            if isinstance(value, list) != (op == "in"):
-                raise DataError(
-                    f"where.{column}.{op}: expected {'a list' if op == 'in' else 'one value'}."
-                )
-            try:
-                one = _COMPARE[op](pc.field(column), value)
-            except (pa.ArrowException, TypeError, OverflowError) as error:
-                told = str(error).splitlines()[0]
-                raise DataError(f"where.{column}.{op}: expected other values: {told}.") from None
-            found = one if found is None else found & one
-    if found is None:
-        raise DataError("where: expected conditions, got none. Leave it out.")
-    return found
 
 
 def _rank(parts: Parts, requests: list[RankRequest]) -> list[Lists]:
@@ -320,8 +324,10 @@ def _rank(parts: Parts, requests: list[RankRequest]) -> list[Lists]:
             queries = stages.vectors_of([request.user for request in requests])
         else:
             queries = np.array([request.query for request in requests], np.float64)
-        filters = _filters(stages.index, first)
-        found = stages.rank(queries, rows, first.k, first.candidates, **filters)
+        found = stages.rank(
+            queries, rows, first.k, first.candidates, cutoff=first.cutoff,
+            min_results=first.min_results, **search_options(stages.index, first),
+        )  # fmt: skip
     return _shared(parts, [_listed(one) for one in found], [1] * len(requests))
 
 
@@ -349,6 +355,10 @@ OPERATIONS: dict[str, Operation] = {
     "search": Operation(
         "index", SearchRequest, Lists, "Items near to vectors.",
         _check_search, _key_search, _any(_search),
+    ),
+    "search_sets": Operation(
+        "sets", SetSearchRequest, Lists, "Sets of items near to sets of vectors.",
+        _check_sets, _key_sets, _any(_search_sets),
     ),
     "rank": Operation(
         "two_stage", RankRequest, Lists, "Candidates of the index, ordered by the ranker.",

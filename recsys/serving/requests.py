@@ -44,7 +44,14 @@ class ListRequest(Request):
     """Items that may not."""
 
 
-class RecommendRequest(ListRequest):
+class KnownItemsRequest(ListRequest):
+    """What requests to a collaborative filter share."""
+
+    unknown_items: Literal["error", "ignore"] = "error"
+    """What to do about items in ``only`` and ``exclude`` that training has not seen."""
+
+
+class RecommendRequest(KnownItemsRequest):
     """Lists for users, or for histories of anybody."""
 
     users: list[Id] | None = Field(default=None, min_length=1)
@@ -54,7 +61,7 @@ class RecommendRequest(ListRequest):
     exclude_seen: bool = True
     """Leaves out what they have seen."""
     unknown: Literal["error", "popular"] = "error"
-    """What to do with those of whom nothing is known."""
+    """What to do with users and histories of whom nothing is known."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -63,7 +70,7 @@ class RecommendRequest(ListRequest):
         return self
 
 
-class SimilarRequest(ListRequest):
+class SimilarRequest(KnownItemsRequest):
     """Lists of items like others."""
 
     items: list[Id] = Field(min_length=1)
@@ -74,21 +81,41 @@ class FilteredRequest(ListRequest):
     """What all requests to an index share."""
 
     where: dict[str, dict[Op, Value | list[Value]]] | None = None
-    """Conditions on columns of the index, all of which must hold: ``{"price": {"lt": 5}}``."""
+    """Conditions on columns of the index, all of which must hold: ``{"price": {"lt": 5}}``. With
+    ``only`` both must."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What to do about ids in ``only`` that the index does not have."""
     version: str | None = None
-    """Of the model that made the vectors; an index of another one refuses."""
+    """Of the model that made the vectors; an index of another one refuses. Where several versions
+    are served it says which is asked, and must be given."""
 
 
-class SearchRequest(FilteredRequest):
+class CutRequest(FilteredRequest):
+    """What requests by one vector share."""
+
+    cutoff: float | None = Field(default=None, ge=0, le=1)
+    """Probability of relevance that an item must have; needs an index with an adapter."""
+    min_results: int = Field(default=0, ge=0)
+    """Items to keep whatever their probability."""
+
+
+class SearchRequest(CutRequest):
     """Items of the highest inner product."""
 
     queries: list[list[float]] = Field(min_length=1)
     """A vector each."""
-    cutoff: float | None = Field(default=None, ge=0, le=1)
-    """Probability that an item must have."""
 
 
-class RankRequest(FilteredRequest):
+class SetSearchRequest(FilteredRequest):
+    """Sets of the highest likeness, the sum over the query's vectors of the best in the set."""
+
+    queries: list[list[list[float]]] = Field(min_length=1)
+    """Vectors each; one of none is ranked by popularity, where the index knows it."""
+    candidates: int = Field(default=100, ge=1)
+    """Sets whose exact likeness is taken, at least ``k``."""
+
+
+class RankRequest(CutRequest):
     """Retrieve candidates, then rank them; or rank given ones."""
 
     user: Id | None = None
@@ -106,7 +133,7 @@ class RankRequest(FilteredRequest):
     def _one_of_three(self) -> Self:
         if sum(given is not None for given in (self.user, self.query, self.items)) != 1:
             raise ValueError("expected exactly one of `user`, `query` and `items`")
-        filters = (self.only, self.exclude, self.where, self.version)
+        filters = (self.only, self.exclude, self.where, self.version, self.cutoff)
         if self.items is not None and any(given is not None for given in filters):
             raise ValueError("`items` are ranked as they are: expected no filters with them")
         if self.items is None and self.k > self.candidates:

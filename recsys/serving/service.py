@@ -192,7 +192,7 @@ class Service:
         """The answer to a request as it comes over a network. Never raises.
 
         Args:
-            name: Of the operation: ``predict``, ``recommend``, ``similar``, ``search``, ``rank``.
+            name: Of the operation, one of `recsys.serving.operations.OPERATIONS`.
             body: JSON.
         """
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""What a service answers from: a model, an index, or a folder with several of them.
+"""What a service answers from: a model, an index of any kind, or a folder with several of them.
 
     service.json     format, the ranker's column of the item's id, checksums
     ranker/          a model that predicts clicks
     recommender/     a collaborative filter
-    index/           an index of item vectors
+    index/           an index of item vectors, of several versions of them, or of sets
     queries.safetensors   vectors of users, for retrieval by a user's id
 
 Any part but one may be missing. It is written whole or not at all. Class paths are taken from the
@@ -23,19 +23,23 @@ from typing import Any
 from recsys.errors import CheckpointError, ConfigError
 from recsys.folders import FolderFormat, fingerprints
 from recsys.retrieval.index import Index
+from recsys.retrieval.index_folder import INDEX
+from recsys.retrieval.set_index import SETS, SetIndex
+from recsys.retrieval.versions import VERSIONS, VersionedIndex
 from recsys.serving.folder import MANIFEST, artefact_folder, gives_lists
 from recsys.serving.predictor import Predictor
 from recsys.serving.recommender import Recommender
 from recsys.serving.two_stage import TwoStage
 from recsys.serving.vectors import Vectors, read_vectors
 
-SERVICE, INDEX = "service.json", "index.json"
+SERVICE = "service.json"
 _FORMAT = FolderFormat(
     SERVICE,
     "recsys service",
     1,
     "Give the folder of a run, of a model, of an index, or one that save_service wrote.",
 )
+_INDEXES = {INDEX: Index, VERSIONS: VersionedIndex, SETS: SetIndex}
 _RANKER, _RECOMMENDER, _INDEX = "ranker", "recommender", "index"
 _QUERIES = "queries.safetensors"
 
@@ -50,10 +54,12 @@ class Parts:
     """Predicts clicks."""
     recommender: Recommender | None = None
     """Gives lists."""
-    index: Index | None = None
+    index: Index | VersionedIndex | None = None
     """Finds items by vectors."""
     two_stage: TwoStage | None = None
     """Finds, then ranks."""
+    sets: SetIndex | None = None
+    """Finds sets by sets of vectors."""
 
 
 def save_service(
@@ -70,7 +76,8 @@ def save_service(
         directory: The folder.
         ranker: Folder of a model that predicts clicks, or of its run.
         recommender: Folder of a collaborative filter, or of its run.
-        index: Folder of an index. With a ranker it is the first of two stages.
+        index: Folder of an index, an index of several versions, or an index of sets. With a ranker
+            it is the first of two stages, and must be of one version and of items.
         queries: Vectors of users, of the same version of a model as the index.
         id_column: Column of the ranker with the item's id.
 
@@ -128,8 +135,8 @@ def load_parts(directory: Path | str) -> Parts:
     folder = Path(directory).resolve()  # so a link that is moved meanwhile changes nothing
     manifest = _manifest(folder)
     name = f"{folder.name}@{fingerprint_of(folder)}"
-    if manifest.name == INDEX:
-        return Parts(name, index=Index.load(folder))
+    if manifest.name in _INDEXES:
+        return _parts(name, index=_read_index(folder))
     if manifest.name == MANIFEST:
         if gives_lists(folder):
             return Parts(name, recommender=Recommender.load(folder))
@@ -146,16 +153,41 @@ def _read(folder: Path, name: str, id_column: str | None) -> Parts:
     recommender = None
     if (folder / _RECOMMENDER).is_dir():
         recommender = Recommender.load(folder / _RECOMMENDER)
-    index = Index.load(folder / _INDEX) if (folder / _INDEX).is_dir() else None
-    two_stage = None
+    index, two_stage = None, None
+    if (folder / _INDEX).is_dir():
+        index = _read_index(folder / _INDEX)
     if ranker is not None and index is not None:
+        if not isinstance(index, Index):
+            raise ConfigError(
+                f"{_INDEX}: expected an index of items of one version beside a ranker, got a "
+                f"{type(index).__name__}. Serve it from a folder of its own."
+            )
         queries = read_vectors(folder / _QUERIES) if (folder / _QUERIES).is_file() else None
         two_stage = TwoStage(ranker, index, id_column, queries)
+    return _parts(name, ranker, recommender, index, two_stage)
+
+
+def _read_index(folder: Path) -> Index | VersionedIndex | SetIndex:
+    """Of whichever kind it is."""
+    kind = next((kind for name, kind in _INDEXES.items() if (folder / name).is_file()), Index)
+    return kind.load(folder)
+
+
+def _parts(
+    name: str,
+    ranker: Predictor | None = None,
+    recommender: Recommender | None = None,
+    index: Index | VersionedIndex | SetIndex | None = None,
+    two_stage: TwoStage | None = None,
+) -> Parts:
+    """Sets have a place of their own: they are asked otherwise."""
+    if isinstance(index, SetIndex):
+        return Parts(name, ranker, recommender, None, two_stage, index)
     return Parts(name, ranker, recommender, index, two_stage)
 
 
 def _manifest(folder: Path) -> Path:
-    for name in (SERVICE, INDEX):
+    for name in (SERVICE, *_INDEXES):
         if (folder / name).is_file():
             return folder / name
     try:

@@ -62,6 +62,9 @@ def test_lists_over_a_socket(recommending: tuple[Path, str]) -> None:
         _, of_history = ask(f"{root}/v1/recommend", histories=history, k=3)
         expected = model.recommend_for(history, 3)[0]
         assert of_history["lists"][0]["items"] == [i for i, _ in expected]
+        some = {"users": users[:1], "only": [item, -9], "exclude": [-8], "exclude_seen": False}
+        _, known = ask(f"{root}/v1/recommend", **some, unknown_items="ignore")
+        assert known["lists"][0]["items"] == [item]
         _, popular = ask(f"{root}/v1/recommend", users=[-1], k=1, unknown="popular")
         assert popular["lists"][0]["by_popularity"]
         for body, told in (
@@ -71,8 +74,9 @@ def test_lists_over_a_socket(recommending: tuple[Path, str]) -> None:
             ({"users": ["x"]}, "not known"),
             ({"users": [True]}, "users.0"),
             ({"users": [2**64]}, "users.0"),
-            ({"histories": [[]]}, "no item"),
-            ({"users": users, "only": [-9]}, "not known"),
+            ({"histories": [[]]}, "at least one item, got none"),
+            ({"users": users, "only": [-9]}, 'unknown_items=\\"ignore\\"'),
+            ({"users": users, "exclude": [-9]}, "exclude: item -9 is not known"),
             ({"users": [users[0], "x"]}, "not known"),
         ):
             status, refused = ask(f"{root}/v1/recommend", **body)

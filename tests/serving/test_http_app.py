@@ -12,6 +12,8 @@ pytest.importorskip("httpx")
 
 from fastapi.testclient import TestClient
 
+from recsys.retrieval.index import Index
+from recsys.retrieval.versions import VersionedIndex
 from recsys.serving.artefact import save_artefact
 from recsys.serving.http_app import make_app
 from recsys.serving.limits import ServingLimits
@@ -126,6 +128,25 @@ def test_reload_while_requests_go_on(client: TestClient, tmp_path: Path, rows) -
         statuses = [status for future in asking for status in future.result()]
     assert names == ["v0", "v1", "v2"] and set(statuses) == {200}
     assert client.post("/reload").json()["artefact"].startswith("v2@")
+
+
+def test_two_versions_during_a_migration(client: TestClient, tmp_path: Path) -> None:
+    """Queries name their version; those of the old one are answered from the old index."""
+    old = Index([[1, 0], [0, 1]], ["a", "b"], version="v1")
+    new = Index([[0, 1, 0], [1, 0, 0]], ["a", "b"], version="v2")
+    old.save(tmp_path / "old")
+    VersionedIndex([old, new]).save(tmp_path / "both")
+    asked = {"queries": [[5, 1]], "k": 1, "version": "v1"}
+    moved = {"queries": [[5, 1, 0]], "k": 1, "version": "v2"}
+    assert client.post("/reload", json={"folder": "old"}).status_code == 200
+    assert client.post("/v1/search", json=asked).json()["lists"][0]["items"] == ["a"]
+    refused = client.post("/v1/search", json=moved)
+    assert refused.status_code == 422 and "'v2', the index of 'v1'" in refused.json()["error"]
+    assert client.post("/reload", json={"folder": "both"}).status_code == 200
+    assert client.post("/v1/search", json=asked).json()["lists"][0]["items"] == ["a"]
+    assert client.post("/v1/search", json=moved).json()["lists"][0]["items"] == ["b"]
+    unnamed = client.post("/v1/search", json={"queries": [[5, 1]]})
+    assert unnamed.status_code == 422 and "Known: v1, v2." in unnamed.json()["error"]
 
 
 def test_the_schema_names_every_request(client: TestClient) -> None:

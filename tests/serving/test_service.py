@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import CheckpointError, ConfigError, DataError
+from recsys.retrieval.adapter import CosineAdapter
 from recsys.retrieval.index import Index
+from recsys.retrieval.set_index import SetIndex
+from recsys.retrieval.versions import VersionedIndex
 from recsys.serving.artefact import save_artefact
 from recsys.serving.batcher import Batcher, Overloaded
 from recsys.serving.limits import ServingLimits
@@ -76,6 +79,116 @@ def test_search_with_conditions(service: Service) -> None:
     assert found["lists"][0]["items"] == ["c", "a"]
     found = asked(service, "search", queries=[[1, 0.5], [0, 1]], k=1, exclude=["c"])
     assert [one["items"] for one in found["lists"]] == [["b"], ["d"]]
+
+
+def test_conditions_and_ids_must_both_hold(service: Service) -> None:
+    """Scores are a 1, b 2, c 1.5, d 0.5; hours 12, 7, 12, 7."""
+    ask = {"queries": [[1, 0.5]], "k": 4}
+    both = {**ask, "where": {"hour": {"eq": 12}}, "only": ["a", "b", "d"]}
+    assert asked(service, "search", **both)["lists"][0]["items"] == ["a"]
+    assert asked(service, "search", **both, exclude=["a"])["lists"][0]["items"] == []
+    strange = {**both, "only": ["c", "a", "new"]}
+    answer = service.answer("search", json.dumps(strange).encode())
+    told = json.loads(answer.body)["error"]
+    assert answer.status == 422 and "the first is 'new'" in told and 'unknown="ignore"' in told
+    found = asked(service, "search", **strange, unknown="ignore")
+    assert found["lists"][0]["items"] == ["c", "a"]
+    row = {"user_id": "ann", "tags": "x"}
+    ranked = {"user": "ann", "row": row, "k": 4, "where": both["where"], "only": ["a", "b", "new"]}
+    found = asked(service, "rank", **ranked, unknown="ignore")
+    assert found["lists"][0]["items"] == ["a"]
+
+
+def test_cutoff_and_what_is_kept_below_it(tmp_path: Path, artefact: Path, index: Index) -> None:
+    """A query of two values with the chances of the index itself, in search and in rank."""
+    adapter, random = CosineAdapter(hidden=4), np.random.default_rng(0)
+    queries, which = random.normal(size=(40, 2)), np.repeat(np.arange(40), 5)
+    scores = random.normal(size=200)
+    adapter.fit(queries, which, scores, scores + random.normal(size=200) > 0, epochs=3)
+    index.adapter = adapter
+    query = [1.0, 0.5]
+    whole = index.search(query, 4)[0]
+    assert whole.probabilities is not None
+    cut = float(np.sort(whole.probabilities)[1:3].mean())  # two of four are above
+    kept = [item for item, p in zip(whole.ids.tolist(), whole.probabilities) if p >= cut]
+    assert len(kept) == 2
+    saved = index.save(tmp_path / "index")
+    with Service() as service:
+        service.load(save_service(tmp_path / "served", artefact, index=saved))
+        ask = {"queries": [query], "k": 4, "cutoff": cut}
+        assert asked(service, "search", **ask)["lists"][0]["items"] == kept
+        for least, wanted in ((3, 3), (4, 4), (9, 4)):
+            found = asked(service, "search", **ask, min_results=least)["lists"][0]["items"]
+            assert found == whole.ids[:wanted].tolist()
+        row = {"user_id": "ann", "tags": "x"}
+        ranked = {"query": query, "row": row, "k": 4, "candidates": 4}
+        found = asked(service, "rank", **ranked, cutoff=cut)["lists"][0]["items"]
+        assert sorted(found) == sorted(kept)
+        assert asked(service, "rank", **ranked, cutoff=1.0)["lists"][0]["items"] == []
+        found = asked(service, "rank", **ranked, cutoff=1.0, min_results=1)["lists"][0]
+        assert found["items"] == whole.ids[:1].tolist()
+
+
+def test_a_query_is_answered_by_the_index_of_its_version(tmp_path: Path) -> None:
+    """While users move from v1 to v2 both are served; then v1 is retired under the same name."""
+    old = Index([[1, 0], [0, 1]], ["a", "b"], pa.table({"x": [1, 2]}), version="v1")
+    new = Index([[0, 1, 0], [1, 0, 0]], ["a", "b"], pa.table({"y": [1, 2]}), version="v2")
+    folder = VersionedIndex([old]).save(tmp_path / "items")
+    with Service() as service, Watcher(service, 1e9) as watcher:
+        service.load(folder)
+        v1, v2 = {"queries": [[5, 1]], "version": "v1"}, {"queries": [[5, 1, 0]], "version": "v2"}
+        assert service.operations == ("search",)
+        assert asked(service, "search", **v1)["lists"][0]["items"] == ["a", "b"]
+        assert (
+            b"no index of model version 'v2'"
+            in service.answer("search", json.dumps(v2).encode()).body
+        )
+        VersionedIndex([old, new]).save(folder)
+        assert watcher.look()
+        assert asked(service, "search", **v1)["lists"][0]["items"] == ["a", "b"]
+        assert asked(service, "search", **v2)["lists"][0]["items"] == ["b", "a"]
+        found = asked(service, "search", **v1, where={"x": {"gt": 1}})
+        assert found["lists"][0]["items"] == ["b"]
+        for wrong, told in (
+            ({"queries": [[5, 1]]}, "got none. Known: v1, v2."),
+            ({**v1, "version": "v3"}, "no index of model version 'v3'"),
+            ({**v1, "version": "v2"}, "must have 3 values each"),
+            ({**v2, "where": {"x": {"gt": 1}}}, "the index has no column 'x'"),
+        ):
+            answer = service.answer("search", json.dumps(wrong).encode())
+            assert answer.status == 422 and told in json.loads(answer.body)["error"]
+        VersionedIndex([new]).save(folder)
+        assert watcher.look()
+        assert service.answer("search", json.dumps(v1).encode()).status == 422
+        assert asked(service, "search", **v2)["lists"][0]["items"] == ["b", "a"]
+
+
+def test_sets_are_searched_by_sets(tmp_path: Path) -> None:
+    sets = [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], [[0.0, 2.0]]]
+    meta = pa.table({"price": [3, 9, 4]})
+    index = SetIndex(sets, ["both", "one", "two"], meta, prior=[1, 3, 2], version="v1")
+    with Service(limits=ServingLimits(max_rows=3)) as service:
+        service.load(index.save(tmp_path / "sets"))
+        assert service.operations == ("search_sets",)
+        ask = {"queries": [[[1.0, 0.0], [0.0, 1.0]], []], "k": 2}
+        found = asked(service, "search_sets", **ask, version="v1")["lists"]
+        assert [one["items"] for one in found] == [["both", "two"], ["one", "two"]]
+        assert found[0]["scores"] == [2.0, 2.0] and found[1]["by_popularity"]
+        both = {"where": {"price": {"lt": 5}}, "only": ["one", "two", "new"], "unknown": "ignore"}
+        found = asked(service, "search_sets", **ask, **both)["lists"]
+        assert [one["items"] for one in found] == [["two"], ["two"]]
+        for wrong, told in (
+            ({"queries": [[[1.0, 0.0, 0.0]]]}, "2 values in every vector"),
+            ({"queries": [[[1.0, 0.0], [1.0]]]}, "must be a matrix"),
+            ({"queries": [[[1.0, 0.0]] * 4]}, "vectors of queries: expected at most 3, got 4"),
+            ({**ask, "candidates": 1}, "at least k = 2"),
+            ({**ask, "version": "v2"}, "version 'v2'"),
+            ({"queries": [[1.0, 0.0]]}, "valid array"),
+        ):
+            answer = service.answer("search_sets", json.dumps(wrong).encode())
+            assert answer.status == 422 and told in json.loads(answer.body)["error"], answer
+        answer = service.answer("search", b'{"queries": [[1, 2]]}')
+        assert answer.status == 404 and b"It can: search_sets" in answer.body
 
 
 def test_retrieved_then_ranked_by_hand(service: Service) -> None:
@@ -169,6 +282,10 @@ def test_the_items_id_can_be_a_column_of_the_ranker(artefact: Path) -> None:
         ("rank", b'{"user": "ann", "k": 3, "candidates": 2}', 422, "k <= candidates"),
         ("rank", b'{"user": "ann", "candidates": 900}', 422, "at most 600, got 900"),
         ("rank", b'{"items": ["a"], "exclude": ["b"]}', 422, "no filters"),
+        ("rank", b'{"items": ["a"], "cutoff": 0.5}', 422, "no filters"),
+        ("rank", b'{"user": "ann", "cutoff": 0.5}', 422, "no adapter"),
+        ("search", b'{"queries": [[1, 2]], "unknown": "skip"}', 422, "unknown"),
+        ("search", b'{"queries": [[1, 2]], "min_results": -1}', 422, "min_results"),
         ("rank", b'{"items": ["zz"], "row": {"user_id": "ann", "tags": ""}}', 422, "'zz'"),
         ("recommend", b'{"users": [1]}', 404, "cannot recommend"),
         ("similar", b"{}", 404, "It can: predict, search, rank"),
@@ -198,7 +315,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FIELDS = ["rows", "queries", "k", "only", "exclude", "where", "version", "cutoff", "user", "query",
-          "items", "row", "candidates"]  # fmt: skip
+          "items", "row", "candidates", "unknown", "min_results"]  # fmt: skip
 CELLS = st.fixed_dictionaries(dict.fromkeys(("user_id", "hour", "tags", "age"), JSON))
 
 
@@ -371,6 +488,13 @@ def test_a_folder_is_one_version(folder: Path, tmp_path: Path, artefact: Path) -
         save_service(tmp_path / "none", artefact, id_column="user_id")
     with pytest.raises(ConfigError, match="id_column"):
         save_service(tmp_path / "none", artefact, index=tmp_path / "index", id_column="item")
+    several = VersionedIndex([Index(np.eye(2), [1, 2], version="v1")]).save(tmp_path / "several")
+    with pytest.raises(ConfigError, match="one version beside a ranker, got a VersionedIndex"):
+        save_service(tmp_path / "none", artefact, index=several)
+    with pytest.raises(CheckpointError, match=r"has no index\.json"):
+        save_service(tmp_path / "none", index=tmp_path / "run")
+    alone = load_parts(save_service(tmp_path / "alone", index=several))
+    assert isinstance(alone.index, VersionedIndex) and alone.two_stage is None
     assert not (tmp_path / "none").exists()
 
 
