@@ -163,7 +163,7 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path, given: 
     found = seen_and_relevant(splits, judge, experiment.evaluation.hide)
     if found is None:
         raise ConfigError(f"there is no {judge} split.")
-    valid = Validation(*found)
+    valid = Validation(*found, splits.given)
     seed_everything(seed)
     model = experiment.model.build(graph)
     clock = time.process_time()
@@ -176,7 +176,8 @@ def run_one(experiment: CFExperiment, judge: str, seed: int, path: Path, given: 
         chosen_on = seen_and_relevant(splits, "valid") if given else found
         if chosen_on is None:
             raise ConfigError("given_splits: there is no validation split to choose by.")
-        best = train(model, experiment, Validation(*chosen_on), seed, path, record, resume)
+        chosen_by = Validation(*chosen_on, splits.given)
+        best = train(model, experiment, chosen_by, seed, path, record, resume)
         if given:
             record["best"] = best | judged(model, valid)
     record["complete"] = True
@@ -187,7 +188,8 @@ def judged(model: CFModel, valid: Validation) -> dict[str, Any]:
     """Metrics of a model, and how long they took."""
     start = time.process_time()
     options = RankingOptions(ks=KS, bootstrap_samples=0, slice_groups=0)
-    metrics = evaluate_ranking(model.eval(), valid.seen, valid.relevant, options).metrics
+    model.eval()
+    metrics = evaluate_ranking(model, valid.seen, valid.relevant, options, valid.given).metrics
     return {"evaluation_cpu_seconds": time.process_time() - start,
             "metrics": {name: metrics[name] for name in SHOWN}}  # fmt: skip
 
