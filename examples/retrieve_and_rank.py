@@ -25,7 +25,6 @@ from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
 from recsys.errors import exit_on_error
 from recsys.evaluate.retrieval import RetrievalEvaluation, RetrievalOptions, evaluate_retrieval
-from recsys.retrieval.index import Index
 from recsys.serving.predictor import Predictor
 from recsys.serving.towers import Towers
 from recsys.serving.two_stage import TwoStage
@@ -139,15 +138,16 @@ def show(found: Sequence[RetrievalEvaluation]) -> None:
 
 def staged(log: Path, folder: Path, towers: Towers, ranker: Predictor, items: pa.Table) -> None:
     """Clicks of the test part, each a question of its own: in the list, and at which rank?"""
-    vectors = towers.items(items)
     # What the ranker reads of an item comes from the index.
-    index = Index(vectors.values, vectors.ids, meta=items.select(["topic"]))
+    index = towers.items(items).index(items.select(["topic"]))
     index.save(folder / "index")
     service = TwoStage(ranker, index, id_column="item")
     rows = pq.read_table(log).slice(int(NUM_ROWS * 0.9)).to_pylist()
     rows = [row for row in rows if row["click"]][:2000]
     asked = [{name: row[name] for name in ("user", "hour")} for row in rows]
-    lists = service.rank(towers.queries(asked), asked, k=CANDIDATES, candidates=CANDIDATES)
+    lists = service.rank(
+        towers.queries(asked), asked, CANDIDATES, CANDIDATES, version=towers.version
+    )
     hits = {"candidates": 0, "by towers": 0, "by ranker": 0}
     for row, ranked in zip(rows, lists):
         assert ranked.scores is not None  # as of every search

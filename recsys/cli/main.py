@@ -20,6 +20,7 @@ from recsys.cli.compress import compress
 from recsys.cli.evaluate import evaluate
 from recsys.cli.export import export
 from recsys.cli.fetch import fetch
+from recsys.cli.index import index
 from recsys.cli.options import examples
 from recsys.cli.predict import predict
 from recsys.cli.recommend import recommend
@@ -56,7 +57,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    commands=(train, evaluate, predict, recommend, serve, compress, tune, export, fetch),
+    commands=(train, evaluate, predict, recommend, index, serve, compress, tune, export, fetch),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(r"""
     recsys train --config configs/ctr/dcn_v2.yaml --run-dir runs/first
