@@ -144,3 +144,38 @@ def as_meta(meta: pa.Table | None, size: int, like: pa.Table | None = None) -> p
         return meta.select(like.column_names).cast(like.schema)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"`meta` does not fit the columns of the index: {error}.") from None
+
+
+def check_search(
+    k: int, unknown: str, cutoff: float | None, min_results: int, adapted: bool, rescore: int = 0
+) -> None:
+    """Options of a search, see `recsys.retrieval.index.Index.search`.
+
+    Args:
+        k: Items wanted.
+        unknown: What to do about unknown ids.
+        cutoff: Probability that an item must have.
+        min_results: Items to keep whatever their probability.
+        adapted: Whether the index has an adapter.
+        rescore: Candidates for every item wanted.
+
+    Raises:
+        DataError: One is out of range, or there is no adapter for the cut-off.
+    """
+    numbers = {"k": (k, 1), "min_results": (min_results, 0), "rescore": (rescore, 0)}
+    for name, (given, least) in numbers.items():
+        whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+        if not whole or given < least:
+            raise DataError(f"`{name}` must be a whole number, at least {least}, got {given!r}.")
+    if cutoff is not None and not 0 <= cutoff <= 1:
+        raise DataError(
+            f"`cutoff` must be a probability between 0 and 1, got {cutoff!r}. Take it from "
+            "index.adapter.threshold(recall=0.8)."
+        )
+    if cutoff is not None and not adapted:
+        raise DataError(
+            "`cutoff` needs probabilities, and the index has no adapter. Fit a CosineAdapter "
+            "(recsys.retrieval.adapter) on labelled hits and set index.adapter."
+        )
+    if unknown not in ("error", "ignore"):
+        raise DataError(f'`unknown` must be "error" or "ignore", got {unknown!r}.')

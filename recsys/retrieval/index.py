@@ -28,7 +28,13 @@ from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.adapter import CosineAdapter
-from recsys.retrieval.checks import VersionedVectors, as_meta, as_prior, as_vectors
+from recsys.retrieval.checks import (
+    VersionedVectors,
+    as_meta,
+    as_prior,
+    as_vectors,
+    check_search,
+)
 from recsys.retrieval.codes import Codes
 from recsys.retrieval.filters import Items, allowed_rows, hidden_rows
 from recsys.retrieval.index_folder import Content, read_index, write_index
@@ -313,7 +319,7 @@ class Index:
             queries = queries.values
         table = self._queries(queries)
         rescore = self.rescore if rescore is None else rescore
-        self._check(k, unknown, cutoff, min_results, rescore)
+        check_search(k, unknown, cutoff, min_results, self._adapter is not None, rescore)
         with self._lock:
             state = self._state
             items = Items(state.ids, self._places(), state.alive, state.meta)
@@ -378,34 +384,6 @@ class Index:
                 f"{table.shape[1]}. Are they of another model?"
             )
         return table
-
-    def _check(
-        self,
-        k: int,
-        unknown: str,
-        cutoff: float | None,
-        min_results: int,
-        rescore: int,
-    ) -> None:
-        numbers = {"k": (k, 1), "min_results": (min_results, 0), "rescore": (rescore, 0)}
-        for name, (given, least) in numbers.items():
-            whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-            if not whole or given < least:
-                raise DataError(
-                    f"`{name}` must be a whole number, at least {least}, got {given!r}."
-                )
-        if cutoff is not None and not 0 <= cutoff <= 1:
-            raise DataError(
-                f"`cutoff` must be a probability between 0 and 1, got {cutoff!r}. Take it from "
-                "index.adapter.threshold(recall=0.8)."
-            )
-        if cutoff is not None and self._adapter is None:
-            raise DataError(
-                "`cutoff` needs probabilities, and the index has no adapter. Fit a CosineAdapter "
-                "(recsys.retrieval.adapter) on labelled hits and set index.adapter."
-            )
-        if unknown not in ("error", "ignore"):
-            raise DataError(f'`unknown` must be "error" or "ignore", got {unknown!r}.')
 
     def _check_version(self, version: str | None) -> None:
         if version is not None and version != self.version:

@@ -117,6 +117,17 @@ class VectorSets:
         made.values, made.offsets = self.values[rows], ends
         return made
 
+    def joined(self, others: VectorSets) -> VectorSets:
+        """These sets, then others of the same width.
+
+        Args:
+            others: The sets that follow.
+        """
+        made = VectorSets.__new__(VectorSets)
+        made.values = torch.cat([self.values, others.values])
+        made.offsets = torch.cat([self.offsets, others.offsets[1:] + self.offsets[-1]])
+        return made
+
     def means(self) -> Tensor:
         """The mean vector of every set, zeros for a set of none, (N, D)."""
         total = torch.zeros(len(self), self.dim)

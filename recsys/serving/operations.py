@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from recsys.errors import ConfigError, DataError, did_you_mean
 from recsys.retrieval.results import Hits
-from recsys.retrieval.vector_sets import VectorSets
 from recsys.serving.conditions import index_of, search_options
 from recsys.serving.limits import ServingLimits
 from recsys.serving.ranked_items import RankedItems
@@ -182,7 +181,8 @@ def _key_search(request: SearchRequest) -> Hashable:
 
 
 def _key_sets(request: SetSearchRequest) -> Hashable:
-    return request.k, request.candidates, request.version, _lonely(request)
+    options = request.k, request.candidates, request.version, request.cutoff, request.min_results
+    return options, _lonely(request)
 
 
 def _key_rank(request: RankRequest) -> Hashable:
@@ -294,8 +294,8 @@ def _search_sets(parts: Parts, requests: list[SetSearchRequest]) -> list[Lists]:
     assert index is not None
     queries = [query for request in requests for query in request.queries]
     found = index.search(
-        VectorSets.of(queries, "queries", index.sets.dim), first.k, candidates=first.candidates,
-        **search_options(index.index, first),
+        queries, first.k, cutoff=first.cutoff, min_results=first.min_results,
+        candidates=first.candidates, **search_options(index.index, first),
     )  # fmt: skip
     return _shared(parts, list(map(_found, found)), [len(r.queries) for r in requests])
 

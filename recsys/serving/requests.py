@@ -88,18 +88,13 @@ class FilteredRequest(ListRequest):
     version: str | None = None
     """Of the model that made the vectors; an index of another one refuses. Where several versions
     are served it says which is asked, and must be given."""
-
-
-class CutRequest(FilteredRequest):
-    """What requests by one vector share."""
-
     cutoff: float | None = Field(default=None, ge=0, le=1)
     """Probability of relevance that an item must have; needs an index with an adapter."""
     min_results: int = Field(default=0, ge=0)
     """Items to keep whatever their probability."""
 
 
-class SearchRequest(CutRequest):
+class SearchRequest(FilteredRequest):
     """Items of the highest inner product."""
 
     queries: list[list[float]] = Field(min_length=1)
@@ -115,7 +110,7 @@ class SetSearchRequest(FilteredRequest):
     """Sets whose exact likeness is taken, at least ``k``."""
 
 
-class RankRequest(CutRequest):
+class RankRequest(FilteredRequest):
     """Retrieve candidates, then rank them; or rank given ones."""
 
     user: Id | None = None

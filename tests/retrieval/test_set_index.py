@@ -1,5 +1,7 @@
 """An index of sets against the likeness of all pairs."""
 
+import threading
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from recsys.errors import CheckpointError, DataError
+from recsys.retrieval.adapter import CosineAdapter
 from recsys.retrieval.fixed_encodings import FixedEncodings
 from recsys.retrieval.set_index import SetIndex
 from recsys.retrieval.vector_sets import VectorSets, max_sim
@@ -50,6 +53,107 @@ def test_queries_of_nothing_and_of_vectors_that_cancel_out():
     assert found[1].ids.tolist() == true(pair, range(200), 3)[0]
     with pytest.raises(DataError, match="all zeros"):
         SetIndex(SETS, range(200)).search([[]], 3)
+
+
+@pytest.mark.parametrize("encodings", [None, FixedEncodings(6, bits=2, repetitions=4)])
+def test_updates_equal_an_index_built_anew(encodings, tmp_path):
+    """Of 200 sets 80 go, 30 others get new vectors and move to the end, 20 come."""
+    index = SetIndex(SETS, range(200), pa.table({"price": PRICE}), encodings=encodings,
+                     prior=range(200))  # fmt: skip
+    fresh = [RANDOM.normal(size=(3, 6)).astype(np.float32) for _ in range(50)]
+    index.delete(range(80))
+    index.upsert(fresh[:30], range(100, 130), pa.table({"price": [7] * 30}))
+    index.add(fresh[30:], range(200, 220), pa.table({"price": [8] * 20}))
+    ids = [*range(80, 100), *range(130, 200), *range(100, 130), *range(200, 220)]
+    sets = [*SETS[80:100], *SETS[130:200], *fresh]
+    prices = [*PRICE[80:100], *PRICE[130:200], *[7] * 30, *[8] * 20]
+    prior = [*range(80, 100), *range(130, 200), *range(100, 130), *[0] * 20]
+    anew = SetIndex(sets, ids, pa.table({"price": prices}), encodings=encodings, prior=prior)
+    loaded = SetIndex.load(index.save(tmp_path / "sets"))
+    for one in (index, loaded):
+        assert one.ids.tolist() == ids == one.index.ids.tolist() and len(one) == 140
+        for options in ({"exact": True}, {"where": pc.field("price") >= 7}, {"exclude": [210, 85]}):
+            found, wanted = (i.search([*QUERIES, []], 9, **options) for i in (one, anew))
+            assert found.ids.tolist() == wanted.ids.tolist()
+            np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-5)
+    index.delete(ids)
+    assert len(index) == 0 and index.search(QUERIES[:1], 3)[0].ids.tolist() == []
+    index.add([SETS[0]], [7], pa.table({"price": [1]}))
+    assert index.search([SETS[0]], 3)[0].ids.tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda i: i.add([SETS[0]], ["a"]), "in the index already"),
+        (lambda i: i.add([SETS[0], []], ["c", "d"]), "1 of 2 sets are empty"),
+        (lambda i: i.add([np.ones((2, 5))], ["c"]), "6 values in every"),
+        (lambda i: i.add([SETS[0]], ["c", "d"]), "2 vectors"),
+        (lambda i: i.add([SETS[0]], [3]), "must be strings"),
+        (lambda i: i.upsert([SETS[0]], ["a"], pa.table({"x": [1]})), "built without one"),
+        (lambda i: i.delete(["a", "z"]), "the first is 'z'"),
+        (lambda i: i.delete(["a", "a"]), "'a' comes again"),
+    ],
+)
+def test_a_refused_update_changes_nothing(call, text):
+    index = SetIndex(SETS[:2], ["a", "b"])
+    with pytest.raises(DataError, match=text):
+        call(index)
+    assert index.ids.tolist() == ["a", "b"] == index.index.ids.tolist() and len(index.sets) == 2
+    assert index.search([SETS[1]], 2).ids.tolist() == [
+        "ab"[place] for place in true(SETS[1], {0, 1}, 2)[0]
+    ]
+
+
+def test_a_cutoff_by_likeness(tmp_path):
+    """Relevant is a likeness above 4: kept is what the adapter says of the exact likeness."""
+    index = SetIndex(SETS, range(200), prior=range(200))
+    found = index.search(QUERIES, 60, exact=True)
+    with pytest.raises(DataError, match="the index has no adapter"):
+        index.search(QUERIES, 5, cutoff=0.5)
+    which = np.repeat(np.arange(len(QUERIES)), 60)
+    vectors = index.query_vectors(QUERIES)
+    adapter = CosineAdapter(hidden=8)
+    adapter.fit(vectors, which, found.scores, found.scores > 4, epochs=20)
+    index.adapter = adapter
+    again = SetIndex.load(index.save(tmp_path / "sets"))
+    chances = adapter.probabilities(vectors, which, found.scores)
+    cut = float(np.median(chances))
+    for one in (index, again):
+        whole = one.search([*QUERIES, []], 60, exact=True)
+        np.testing.assert_allclose(whole.probabilities[:-60], chances, rtol=1e-5)
+        assert np.isnan(whole.probabilities[-60:]).all()
+        kept = one.search([*QUERIES, []], 60, exact=True, cutoff=cut, min_results=2)
+        for number, hits in enumerate(kept):
+            own = chances[which == number]
+            most = 60 if number == len(QUERIES) else max(2, int((own >= cut).sum()))
+            assert hits.ids.tolist() == whole[number].ids[:most].tolist()
+    assert 0 < len(kept.ids) < len(whole.ids)
+    with pytest.raises(DataError, match="`cutoff` must be a probability"):
+        index.search(QUERIES, 5, cutoff=2)
+
+
+def test_a_search_beside_updates_never_mixes_two_sets():
+    """All sets of an item are its version's; scores of one list are of one version, or fewer."""
+    ids = list(range(40))
+    index = SetIndex([[[1.0, 0.0]]] * 40, ids)
+    stop, wrong = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            hits = index.search([[[1.0, 0.0]]], 40, exclude=[5])[0]
+            if len(set(hits.scores.tolist())) > 1 or 5 in hits.ids:
+                wrong.append(hits)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for version in range(2, 30):
+        index.upsert([[[float(version), 0.0]]] * 40, ids)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong and index.search([[[1.0, 0.0]]], 1).scores.tolist() == [29.0]
 
 
 def test_saved_and_loaded(tmp_path):

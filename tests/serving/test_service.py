@@ -182,6 +182,7 @@ def test_sets_are_searched_by_sets(tmp_path: Path) -> None:
             ({"queries": [[[1.0, 0.0], [1.0]]]}, "must be a matrix"),
             ({"queries": [[[1.0, 0.0]] * 4]}, "vectors of queries: expected at most 3, got 4"),
             ({**ask, "candidates": 1}, "at least k = 2"),
+            ({**ask, "cutoff": 0.5}, "no adapter"),
             ({**ask, "version": "v2"}, "version 'v2'"),
             ({"queries": [[1.0, 0.0]]}, "valid array"),
         ):
