@@ -64,7 +64,8 @@ class Names:
         """
         found = self.numbers(ids)
         if (found < 0).any():
-            missing = list(ids)[int(np.flatnonzero(found < 0)[0])]
+            missing = np.asarray(ids)[int(np.flatnonzero(found < 0)[0])]
+            missing = missing.item() if isinstance(missing, np.generic) else missing
             hint = did_you_mean(str(missing), [str(v) for v in self.values[:10_000]])
             raise DataError(f"{what} {missing!r} is not known. {hint}")
         return found
