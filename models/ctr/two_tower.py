@@ -5,8 +5,10 @@ Train it: ``python examples/train_ctr.py --config configs/ctr/two_tower.yaml``.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -19,7 +21,8 @@ from recsys.layers.mlp import MLP, MLPConfig
 from recsys.layers.streaming_share import StreamingShare
 from recsys.losses.clicked_softmax import clicked_softmax
 from recsys.losses.distillation import logit_distillation
-from recsys.schema import Categorical, Numeric, Schema
+from recsys.losses.in_batch import Guide
+from recsys.schema import FIRST_INDEX, Categorical, Numeric, Schema, Vector
 from recsys.types import Batch
 
 _SHORT = 1e-4  # shorter vectors are not brought to length 1: their gradient would explode
@@ -43,6 +46,14 @@ class TwoTower(CTRModel):
     they are clicked. ``log_q`` takes that out again; without it popular items score too low. Shares
     of clicks are estimated in the stream, since the vocabulary counts rows and not clicks.
 
+    - ``prefixes`` (Matryoshka): the softmax is that of every prefix, so the first values of a
+      vector are a vector too (`recsys.retrieval.prefix_codes.PrefixCodes`).
+    - ``guide_item`` (GIST): items that pretrained vectors find near the clicked one, or near its
+      user by ``guide_user``, are no negatives of it.
+    - ``content_weight`` (SAIL): an item that training never saw has no id, only other features. The
+      softmax is added with vectors of items by those features alone, so that a user's vector finds
+      the clicked item by them; and an unknown id counts as none.
+
     Args:
         config: Which features are the item's, towers, losses.
         schema: A fitted schema with one label.
@@ -54,7 +65,7 @@ class TwoTower(CTRModel):
     Raises:
         ConfigError: A name is not that of a feature, or of another kind than needed; a tower has no
             feature; there are several labels; no loss has a weight, or one that has lacks what it
-            needs.
+            needs; ``prefixes`` do not rise to ``output_dim``.
         SchemaError: See `recsys.base.CTRModel`.
 
     Source:
@@ -64,6 +75,9 @@ class TwoTower(CTRModel):
         `recsys.layers.streaming_share.StreamingShare` says, and cross entropy is added so that
         logits are calibrated. Teacher: Barkan et al., "Scalable Attentive Sentence Pair
         Modeling via Distilled Sentence Embedding", AAAI 2020, with a CTR ranker in place of BERT.
+        Prefixes, guide: see `recsys.losses.in_batch.in_batch`. Content: the sequence-to-item term
+        of the SAIL-Embedding report, arXiv 2510.12709, read second hand; there an encoder reads the
+        history of the user, here the user tower stands for it.
 
     Example:
         >>> from recsys.testing.data import random_batch, tiny_schema
@@ -108,6 +122,16 @@ class TwoTower(CTRModel):
         """Numeric feature that holds the logit of a ranker for the row; no tower reads it."""
         teacher_weight: float = Field(default=0.0, ge=0)
         """Of the squared difference to it."""
+        prefixes: tuple[int, ...] | None = None
+        """Rising widths up to ``output_dim`` whose first values are vectors of their own."""
+        guide_item: str | None = None
+        """Pretrained vector of the item: what is as near to the clicked item is no negative."""
+        guide_user: str | None = None
+        """Pretrained vector of the user to compare items with, instead of the clicked item's."""
+        guide_margin: float = Field(default=0.1, ge=0)
+        """How much less near than the clicked item (in cosine) an item must be to count."""
+        content_weight: float = Field(default=0.0, ge=0)
+        """Of the softmax without the item's id, beside that with it: for items that are new."""
         init_std: float = Field(default=0.05, ge=0)
         """Of tables and numbers. Near 0 both towers would wait for each other to move."""
 
@@ -129,7 +153,7 @@ class TwoTower(CTRModel):
             self.shares = StreamingShare(rows, config.share_rate, config.share_buckets)
         self.log_scale, self.bias = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
         self.initialize()
-        self._kept: tuple[Batch, Tensor, Tensor] | None = None
+        self._kept: tuple[Batch, _Towers] | None = None
 
     config: Config
 
@@ -154,7 +178,7 @@ class TwoTower(CTRModel):
         Shape:
             - output: (B, D)
         """
-        return self._user_vectors(self.inputs(batch))
+        return self._lengths(self._users(self.inputs(batch)))
 
     def item_vectors(self, batch: Batch) -> Tensor:
         """Vectors of items; the features of user and context are not read.
@@ -165,16 +189,29 @@ class TwoTower(CTRModel):
         Shape:
             - output: (B, D)
         """
-        return self._item_vectors(self.inputs(batch))
+        return self._lengths(self._items(self.inputs(batch), self._known(batch)))
 
-    def _user_vectors(self, inputs: CTRInputs) -> Tensor:
-        return self._lengths(self.user_tower(self._user.of(inputs).deep()))
+    def _users(self, inputs: CTRInputs) -> Tensor:
+        return self.user_tower(self._user.of(inputs).deep()).float()
 
-    def _item_vectors(self, inputs: CTRInputs) -> Tensor:
-        return self._lengths(self.item_tower(self._item.of(inputs).deep()))
+    def _items(self, inputs: CTRInputs, known: Tensor | None) -> Tensor:
+        """With an id of zeros where it is not ``known``, (B,); None reads all ids as they are."""
+        if known is not None:
+            place = self.schema.keys.index(self.item_id or "")
+            sizes = [place, 1, len(self.schema.keys) - place - 1]
+            before, own, after = inputs.keyed.split(sizes, 1)
+            keyed = torch.cat([before, own * known[:, None, None].to(own.dtype), after], 1)
+            inputs = dataclasses.replace(inputs, keyed=keyed)
+        return self.item_tower(self._item.of(inputs).deep()).float()
+
+    def _known(self, batch: Batch) -> Tensor | None:
+        """Whether training saw the item, (B,); also in a trace, unlike `Batch.key_values`."""
+        if not self.config.content_weight:
+            return None
+        starts = (batch.lengths.cumsum(0) - batch.lengths).view(len(self.schema.keys), -1)
+        return batch.values[starts[self.schema.keys.index(self.item_id or "")]] >= FIRST_INDEX
 
     def _lengths(self, vectors: Tensor) -> Tensor:
-        vectors = vectors.float()
         return (
             functional.normalize(vectors, dim=1, eps=_SHORT) if self.config.normalize else vectors
         )
@@ -183,12 +220,19 @@ class TwoTower(CTRModel):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 1)."""
-        inputs = self.inputs(batch)
-        users_BD, items_BD = self._user_vectors(inputs), self._item_vectors(inputs)
+        towers = self._towers(batch, self.training)
         if self.training:  # for the loss, which is given logits only
-            self._kept = (batch, users_BD, items_BD)
+            self._kept = (batch, towers)
+        users_BD, items_BD = self._lengths(towers.users), self._lengths(towers.items)
         scores = (users_BD * items_BD).sum(1, keepdim=True) / self.config.temperature
         return self.log_scale.exp() * scores + self.bias
+
+    def _towers(self, batch: Batch, for_loss: bool) -> _Towers:
+        inputs, known = self.inputs(batch), self._known(batch)
+        contents = None
+        if for_loss and known is not None:
+            contents = self._items(inputs, torch.zeros_like(known))
+        return _Towers(self._users(inputs), self._items(inputs, known), contents)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss of every row; what belongs to the batch as a whole is added to each alike.
@@ -207,19 +251,15 @@ class TwoTower(CTRModel):
         if config.softmax_weight:
             rows = rows + config.softmax_weight * self._softmax(batch)
         if config.teacher_weight and (batch.weights is None or bool(batch.weights.any())):
-            numbers = [feature.name for feature in self.schema.numeric]
-            teacher = batch.dense[:, numbers.index(config.teacher or "")]
+            teacher = batch.dense[:, _columns(self.schema, config.teacher or "")][:, 0]
             apart = logit_distillation(logits[:, 0].float(), teacher, batch.weights)
             rows = rows + config.teacher_weight * apart
         return rows
 
     def _softmax(self, batch: Batch) -> Tensor:
+        config = self.config
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] is batch:
-            users, items = kept[1:]
-        else:
-            inputs = self.inputs(batch)
-            users, items = self._user_vectors(inputs), self._item_vectors(inputs)
+        towers = kept[1] if kept is not None and kept[0] is batch else self._towers(batch, True)
         ids, labels = batch.key_values(self.item_id or ""), batch.labels[:, 0]
         log_q = None
         if self.shares is not None:
@@ -227,10 +267,40 @@ class TwoTower(CTRModel):
                 clicked, weights = labels > 0.5, batch.weights
                 self.shares.update(ids[clicked], None if weights is None else weights[clicked])
             log_q = self.shares(ids)
-        return clicked_softmax(
-            users, items, labels, ids, weights=batch.weights, log_q=log_q,
-            temperature=self.config.temperature,
+        contrast = functools.partial(
+            clicked_softmax, labels=labels, ids=ids, weights=batch.weights, log_q=log_q,
+            guide=self._guide(batch), prefixes=config.prefixes, normalize=config.normalize,
+            temperature=config.temperature,
         )  # fmt: skip
+        loss = contrast(towers.users, towers.items)
+        if towers.contents is not None:
+            loss = loss + config.content_weight * contrast(towers.users, towers.contents)
+        return loss
+
+    def _guide(self, batch: Batch) -> Guide | None:
+        config = self.config
+        if config.guide_item is None:
+            return None
+        sides = (config.guide_user or config.guide_item, config.guide_item)
+        users, items = (batch.dense[:, _columns(self.schema, name)] for name in sides)
+        return Guide(users, items, config.guide_margin)
+
+
+class _Towers(NamedTuple):
+    """What the towers gave for a batch, before lengths are changed."""
+
+    users: Tensor
+    items: Tensor
+    contents: Tensor | None
+    """Of items without their ids."""
+
+
+def _columns(schema: Schema, name: str) -> slice:
+    """Where a number or a pretrained vector is in ``Batch.dense``."""
+    widths = {number.name: 1 for number in schema.numeric}
+    widths |= {vector.name: vector.dim for vector in schema.vectors}
+    start = sum(list(widths.values())[: list(widths).index(name)])
+    return slice(start, start + widths[name])
 
 
 class _Places:
@@ -320,6 +390,20 @@ def _check(config: TwoTower.Config, schema: Schema) -> None:
         )
     _check_id(config, schema)
     _check_teacher(config, schema)
+    _check_prefixes(config)
+    _check_guide(config, schema)
+    for name in ("prefixes", "guide_item", "content_weight"):
+        if getattr(config, name) and not config.softmax_weight:
+            raise ConfigError(
+                f"model.{name}: it changes the softmax, and model.softmax_weight is 0. Raise that, "
+                f"or leave {name} out."
+            )
+    if config.content_weight and len(config.item_features) < 2:
+        raise ConfigError(
+            "model.content_weight: expected features of the item beside its id, got "
+            f"model.item_features {list(config.item_features)}. Add what is known of new items, or "
+            "set the weight to 0."
+        )
 
 
 def _check_id(config: TwoTower.Config, schema: Schema) -> None:
@@ -358,4 +442,40 @@ def _check_teacher(config: TwoTower.Config, schema: Schema) -> None:
             f"model.teacher: expected a numeric feature with scale none and log false that is not "
             f"an item's, got `{config.teacher}` ({feature.kind}). It holds the ranker's logits as "
             "they are."
+        )
+
+
+def _check_prefixes(config: TwoTower.Config) -> None:
+    widths = config.prefixes
+    if widths is None:
+        return
+    if not widths or list(widths) != sorted({*widths, config.output_dim}) or widths[0] < 1:
+        raise ConfigError(
+            f"model.prefixes: expected widths that rise to model.output_dim, {config.output_dim}, "
+            f"got {list(widths)}."
+        )
+
+
+def _check_guide(config: TwoTower.Config, schema: Schema) -> None:
+    user, item = config.guide_user, config.guide_item
+    if user is not None and item is None:
+        raise ConfigError("model.guide_user: model.guide_item is missing. Name it, too.")
+    names = [feature.name for feature in schema.features]
+    for place, name in (("guide_user", user), ("guide_item", item)):
+        if name is None:
+            continue
+        of_item = place == "guide_item"
+        found = schema.feature(name) if name in names else None
+        if not isinstance(found, Vector) or (name in config.item_features) != of_item:
+            side = "an item's" if of_item else "not an item's"
+            vectors = [vector.name for vector in schema.vectors]
+            raise ConfigError(
+                f"model.{place}: expected a pretrained vector that is {side}, got `{name}`. The "
+                f"schema's vectors: {vectors}; model.item_features: {list(config.item_features)}."
+            )
+    widths = {vector.dim for vector in schema.vectors if vector.name in (user, item)}
+    if len(widths) > 1:
+        raise ConfigError(
+            f"model.guide_user, model.guide_item: expected vectors of one space, got widths "
+            f"{sorted(widths)}. Export both from one model."
         )

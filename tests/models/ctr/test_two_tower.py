@@ -102,6 +102,33 @@ class TestTwoTowerOfManyItemFeatures(TwoTowerConformance):
         return super().build(kind, **changes)
 
 
+class TestTwoTowerForNewItems(TwoTowerConformance):
+    """Prefixes, a guide and content beside the id; schemas without them train without."""
+
+    config = SMALL.model_copy(
+        update={
+            **ITEMS["mixed"],
+            "normalize": True,
+            "temperature": 0.5,
+            "softmax_weight": 0.005,  # 32 rows by heart: by the cross entropy alone
+            "prefixes": (2, 5),
+            "guide_item": "image",
+            "content_weight": 0.5,
+        }
+    )
+    features = ("mixed", "dense", "bags", "vectors", "shared")
+    backends = False
+
+    def build(self, kind: SchemaKind = "mixed", **changes):
+        if kind != "mixed":
+            changes = {"prefixes": None, "guide_item": None, "content_weight": 0.0, **changes}
+        if kind in ("categorical", "weighted"):
+            other = "items" if kind == "categorical" else "topics"
+            items = {"item_features": ("user", other), "item_id": "user", "content_weight": 0.5}
+            changes = {**changes, **items, "prefixes": (1, 5)}
+        return super().build(kind, **changes)
+
+
 # ------------------------------------------------------------------------------------- equations
 
 
@@ -429,6 +456,14 @@ def test_shares_are_saved_and_go_on():
         ({"bce_weight": 0.0, "softmax_weight": 0.0}, r"expected one above 0, got 0 for all"),
         ({"teacher_weight": 1.0}, r"model.teacher: model.teacher_weight is 1.0, but no feature"),
         ({"teacher": "agee", "teacher_weight": 1.0}, r"model.teacher: .*no feature `agee`"),
+        ({"prefixes": (8, 32)}, r"model.prefixes: expected widths that rise to .*output_dim, 64"),
+        ({"prefixes": (32, 8, 64)}, r"model.prefixes: .*got \[32, 8, 64\]"),
+        ({"prefixes": (8, 64), "softmax_weight": 0.0}, r"model.prefixes: it changes the softmax"),
+        ({"content_weight": 1.0}, r"model.content_weight: expected features of the item beside"),
+        ({"guide_user": "image"}, r"model.guide_user: model.guide_item is missing"),
+        ({"guide_item": "price"}, r"model.guide_item: expected a pretrained vector that is an "
+         r"item's, got `price`. The schema's vectors: \['image'\]"),
+        ({"guide_item": "image"}, r"model.guide_item: .*got `image`"),
         ({"teacher": "hour", "teacher_weight": 1.0},
          r"model.teacher: expected a numeric feature .*got `hour` \(bucketized\)"),
     ],
