@@ -32,6 +32,7 @@ _SHOWN = 200  # lines of a table on the screen
     recsys recommend runs/light_gcn --history 12,40,7
     recsys recommend runs/light_gcn --similar-to 12,40
     recsys recommend runs/light_gcn --users 3 --explain 12
+    recsys recommend runs/sesa --text "java developer" --explain i0012
 """)
 )
 @RUN_DIR
@@ -43,8 +44,9 @@ _SHOWN = 200  # lines of a table on the screen
 )
 @click.option("--all-users", is_flag=True, help="Lists for all users that training has seen.")
 @click.option("--history", metavar="ID,ID,...", help="A list for somebody new with these items.")
+@click.option("--text", help="A list for somebody new with this text, by a model that reads texts.")
 @click.option("--similar-to", metavar="ID,ID,...", help="Lists of items like these.")
-@click.option("--explain", metavar="ID", help="Why the user, or the history, may want this item.")
+@click.option("--explain", metavar="ID", help="Why the user, history or text may want it.")
 @click.option(
     "--k", default=10, show_default=True, type=click.IntRange(min=1), help="Length of a list."
 )
@@ -73,6 +75,7 @@ def recommend(
     users_file: Path | None,
     all_users: bool,
     history: str | None,
+    text: str | None,
     similar_to: str | None,
     explain: str | None,
     k: int,
@@ -90,7 +93,7 @@ def recommend(
 
     asked = {
         "--users": users, "--users-file": users_file, "--all-users": all_users or None,
-        "--history": history, "--similar-to": similar_to,
+        "--history": history, "--text": text, "--similar-to": similar_to,
     }  # fmt: skip
     given = [name for name, value in asked.items() if value is not None]
     if len(given) != 1:
@@ -101,11 +104,13 @@ def recommend(
         raise ConfigError(f"-o {out}: expected a file that ends in .parquet, .csv or .json.")
     recommender = Recommender.load(run_dir, num_threads=num_threads)
     if explain is not None:
-        click.echo(_reasons(recommender, users, history, explain, k))
+        click.echo(_reasons(recommender, users, history, text, explain, k))
         return
     options = {"k": k, "filter": _candidates(recommender, candidates)}
     if similar_to is not None:
         found = recommender.similar_items(_ids(recommender.items, similar_to, "item"), **options)
+    elif text is not None:
+        found = recommender.recommend_texts({"new": text}, **options)
     elif history is not None:
         items = _ids(recommender.items, history, "item")
         found = recommender.recommend_for({"new": items}, unknown=unknown, **options)  # pyright: ignore[reportArgumentType]
@@ -121,16 +126,26 @@ def recommend(
 
 
 def _reasons(
-    recommender: Recommender, users: str | None, history: str | None, item: str, k: int
+    recommender: Recommender,
+    users: str | None,
+    history: str | None,
+    text: str | None,
+    item: str,
+    k: int,
 ) -> str:
     """Why, in lines."""
     (wanted,) = _typed(recommender.items, [item], "item")
+    if text is not None:
+        return recommender.explain(None, wanted, k, text=text).text()
     if history is not None:
         items = _ids(recommender.items, history, "item")
         return recommender.explain(None, wanted, k, history=items).text()
     chosen = [] if users is None else _ids(recommender.users, users, "user")
     if len(chosen) != 1:
-        raise ConfigError("--explain needs one user (--users ID) or a history (--history ID,...).")
+        raise ConfigError(
+            "--explain needs one user (--users ID), a history (--history ID,...) or a text "
+            "(--text TEXT)."
+        )
     return recommender.explain(chosen[0], wanted, k).text()
 
 

@@ -98,7 +98,8 @@ def _check_recommend(request: RecommendRequest, limits: ServingLimits) -> int:
     _at_most("users", len(request.users or ()), limits.max_rows)
     _at_most("histories", len(histories), limits.max_rows)
     _at_most("items of histories", sum(map(len, histories)), limits.max_ids)
-    return len(request.users or histories)
+    _at_most("texts", len(request.texts or ()), limits.max_rows)
+    return len(request.users or histories or request.texts or ())
 
 
 def _check_similar(request: SimilarRequest, limits: ServingLimits) -> int:
@@ -166,7 +167,8 @@ def _lonely(request: ListRequest) -> Hashable:
 
 def _key_recommend(request: RecommendRequest) -> Hashable:
     kinds = _kinds(request.users or []), _kinds(i for h in request.histories or [] for i in h)
-    flags = request.users is None, request.k, request.exclude_seen, request.unknown
+    way = request.users is None, request.texts is None
+    flags = way, request.k, request.exclude_seen, request.unknown
     return flags, kinds, _lonely(request)
 
 
@@ -233,11 +235,12 @@ def _items(
 def _recommend(parts: Parts, requests: list[RecommendRequest]) -> list[Lists]:
     model, first = parts.recommender, requests[0]
     assert model is not None
-    options = {
-        **_options(model, first),
-        "exclude_seen": first.exclude_seen,
-        "unknown": first.unknown,
-    }
+    options = _options(model, first)
+    if first.texts is not None:
+        asked = [request.texts or [] for request in requests]
+        found = model.recommend_texts([text for texts in asked for text in texts], **options)
+        return _cut(parts, found, [len(one) for one in asked])
+    options |= {"exclude_seen": first.exclude_seen, "unknown": first.unknown}
     if first.users is not None:
         asked = [request.users or [] for request in requests]
         found = model.recommend([user for users in asked for user in users], **options)

@@ -52,21 +52,23 @@ class KnownItemsRequest(ListRequest):
 
 
 class RecommendRequest(KnownItemsRequest):
-    """Lists for users, or for histories of anybody."""
+    """Lists for users, or for histories or texts of anybody."""
 
     users: list[Id] | None = Field(default=None, min_length=1)
-    """Ids; either these or ``histories``."""
+    """Ids; either these, ``histories`` or ``texts``."""
     histories: list[list[Id]] | None = Field(default=None, min_length=1)
     """Items that each has seen."""
+    texts: list[StrictStr] | None = Field(default=None, min_length=1)
+    """A text each, for a model that reads texts."""
     exclude_seen: bool = True
     """Leaves out what they have seen."""
     unknown: Literal["error", "popular"] = "error"
     """What to do with users and histories of whom nothing is known."""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.users is None) == (self.histories is None):
-            raise ValueError("expected `users` or `histories`, not both and not none")
+    def _one_way(self) -> Self:
+        if sum(given is not None for given in (self.users, self.histories, self.texts)) != 1:
+            raise ValueError("expected one of `users`, `histories` and `texts`")
         return self
 
 

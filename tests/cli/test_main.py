@@ -38,7 +38,7 @@ FLAGS = {
     ],
     "recommend": [
         "--all-users", "--candidates", "--explain", "--history", "--k", "--num-threads", "--out",
-        "--similar-to", "--unknown", "--users", "--users-file", "-o", "RUN_DIR",
+        "--similar-to", "--text", "--unknown", "--users", "--users-file", "-o", "RUN_DIR",
     ],
     "serve": [
         "--address", "--host", "--num-threads", "--port", "--ray", "--root", "--set", "--watch",

@@ -82,7 +82,8 @@ def test_somebody_new_likeness_and_reasons(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected one of --users, --users-file, --all-users, --history, --similar-to, got no"),
+        ([], "--users-file, --all-users, --history, --text, --similar-to, got none of them"),
+        (["--text", "java"], "knows users by their interactions, not by texts"),
         (["--all-users", "--users", "3"], "got --users and --all-users"),
         (["--users", "ann"], "user 'ann' is not known: ids of users are whole numbers"),
         (["--similar-to", "3", "--candidates", "none.txt"], "a text file with one id a line"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from recsys.graph.negatives import SamplingConfig
 from recsys.graph.text_features import TextOptions
 from recsys.models.aspect.sesa import SESA
 from recsys.serving.recommender import Recommender
+from recsys.serving.service import Service
 from recsys.testing.cf import (
     NUM_ITEMS,
     NUM_USERS,
@@ -25,6 +27,7 @@ from recsys.testing.cf import (
 )
 from recsys.train.run import RunOptions, run
 from recsys.types import PairBatch
+from tests.cli.conftest import cli
 
 TEXT = TextOptions(num_buckets=200, axes=3)
 CONFIG = SESA.Config(text=TEXT, embedding_dim=8)
@@ -217,3 +220,16 @@ def test_a_new_text_is_served_like_the_query_that_has_it(trained):
     assert [reason.path for reason in one.reasons] == [reason.path for reason in two.reasons]
     assert one.score == pytest.approx(two.score) and one.reasons[0].path[0].id.startswith("skill ")
     assert len(recommender.recommend_texts([text], k=5, filter=[item])[0]) == 1
+    # by command and by request
+    lines = cli("recommend", trained[0], "--text", text, "--k", 2).output.splitlines()[2:]
+    assert [line.split()[2] for line in lines] == [name for name, _ in found[0][:2]]
+    assert cli("recommend", trained[0], "--text", text, "--explain", item).output == (
+        recommender.explain(None, item, 10, text=text).text() + "\n"
+    )
+    with Service() as service:
+        service.load(trained[0])
+        answer = service.answer("recommend", json.dumps({"texts": [text, "x"], "k": 3}).encode())
+        first, _ = json.loads(answer.body)["lists"]
+        assert first["items"] == [name for name, _ in found[0][:3]]
+        for wrong in ({"texts": [3]}, {"texts": ["x"], "users": [1]}, {"texts": []}):
+            assert service.answer("recommend", json.dumps(wrong).encode()).status == 422
