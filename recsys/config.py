@@ -222,8 +222,13 @@ class TrainConfig(FitConfig):
     """Rows a step of evaluation."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: autocast; weights and tables stay float32."""
-    monitor: Literal["auc", "grouped_auc", "logloss", "normalized_entropy", "pr_auc"] = "auc"
-    """Validation metric that picks the best checkpoint."""
+    monitor: str = Field(
+        default="auc",
+        pattern=r"^(auc|grouped_auc|logloss|normalized_entropy|pr_auc|(recall|ndcg)@[1-9]\d*)$",
+    )
+    """Validation metric that picks the best checkpoint. ``recall@20`` and ``ndcg@20``, with any
+    number behind the @, are for models of two towers: every item is ranked for every user, and
+    each evaluation reads the training split once more."""
     bootstrap_samples: int = Field(default=200, ge=0)
     """For the intervals of the final metrics; 0 leaves them out."""
     slices: tuple[str, ...] | None = None

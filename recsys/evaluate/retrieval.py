@@ -141,7 +141,7 @@ def evaluate_retrieval(
         Recommendation", KDD 2020.
     """
     options = options or RetrievalOptions()
-    _check(model, options)
+    check_towers(model, options)
     was_training = model.training
     model.eval()
     try:
@@ -171,7 +171,16 @@ def evaluate_retrieval(
     )
 
 
-def _check(model: RecModel, options: RetrievalOptions) -> None:
+def check_towers(model: RecModel, options: RetrievalOptions) -> None:
+    """Whether the model's lists can be judged at all.
+
+    Args:
+        model: Any.
+        options: What a question is.
+
+    Raises:
+        ConfigError: The model has no towers or no item id, or the schema has no group.
+    """
     if not isinstance(model, TwoTowers):
         raise ConfigError(
             f"expected a model with vectors of users and of items, got {type(model).__name__}. "

@@ -8,21 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from recsys.config import load
+from recsys.config import Experiment, load
 from recsys.data.blocks import RowBlock
 from recsys.data.encoder import FeatureEncoder
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.parsing import Parser
 from recsys.data.prepare import prepare
+from recsys.data.prepared import Prepared
 from recsys.data.readers import read_chunks
 from recsys.data.source import Source
 from recsys.errors import DataError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate
-from recsys.serving.artefact import load_artefact
+from recsys.serving.artefact import Artefact, load_artefact
 from recsys.types import Batch
 
 
@@ -44,6 +46,34 @@ def evaluate_run(
         DataError: The data has no such split, or is not the data the model was trained on.
         CheckpointError: There is no model, or it is damaged.
     """
+    experiment, artefact, prepared = load_run(run_dir, cache_dir)
+    config = LoaderConfig(batch_size=experiment.train.eval_batch_size)
+    loader = BatchLoader(prepared, split, config)
+    if options is None:
+        train = experiment.train
+        options = EvaluationOptions(train.slices, train.bootstrap_samples, train.precision)
+    return evaluate(artefact.model, loader, artefact.encoder, split, options)
+
+
+class StoredRun(NamedTuple):
+    """A run with its model and the data it was trained on."""
+
+    experiment: Experiment
+    artefact: Artefact
+    prepared: Prepared
+
+
+def load_run(run_dir: Path | str, cache_dir: Path | str = ".data") -> StoredRun:
+    """Reads a run of a model that predicts clicks, and prepares its data.
+
+    Args:
+        run_dir: With ``config.json`` and ``model/``.
+        cache_dir: Where data is fetched to and prepared.
+
+    Raises:
+        DataError: The data is not that the model was trained on.
+        CheckpointError: There is no model, or it is damaged.
+    """
     folder = Path(run_dir)
     experiment = load(folder / "config.json")
     artefact = load_artefact(folder)
@@ -58,12 +88,7 @@ def evaluate_run(
             f"{prepared.fingerprint}. Restore the files, or evaluate raw files with "
             "evaluate_source."
         )
-    config = LoaderConfig(batch_size=experiment.train.eval_batch_size)
-    loader = BatchLoader(prepared, split, config)
-    if options is None:
-        train = experiment.train
-        options = EvaluationOptions(train.slices, train.bootstrap_samples, train.precision)
-    return evaluate(artefact.model, loader, artefact.encoder, split, options)
+    return StoredRun(experiment, artefact, prepared)
 
 
 def evaluate_source(

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from recsys.embeddings.optimizer import EmbeddingOptimizer
 from recsys.embeddings.scheme import SearchContext
 from recsys.errors import ConfigError
 from recsys.evaluate.evaluation import Evaluation, EvaluationOptions, evaluate, without_nan
+from recsys.evaluate.retrieval import RetrievalOptions, check_towers
+from recsys.evaluate.stored_retrieval import evaluate_lists
 from recsys.folders import write_json
 from recsys.serving.artefact import save_artefact
 from recsys.serving.freeze import freeze_model
@@ -101,6 +103,9 @@ class ClickJob(SeedJob):
             state = model.state_dict()
         evaluations = self._judge(model, ranks)
         metrics = {evaluation.name: evaluation.metrics for evaluation in evaluations}
+        for split, values in metrics.items():
+            lists = self._lists(model, split)
+            values |= {} if lists is None else lists()
         result = SeedResult(self.seed, self.directory, fit, metrics, seconds=seconds, **facts)
         if ranks.first:
             step = int(best.state["progress"]["step"])
@@ -129,7 +134,8 @@ class ClickJob(SeedJob):
             phase = phases[number]
             trained = number > 0 and phase.start == "inherit"
             away = self.storage and self.storage / folder.relative_to(self.directory).as_posix()
-            task = ClickTask(model, config, tables, ranks)
+            lists = self._lists(model, "valid") if valid is not None else None
+            task = ClickTask(model, config, tables, ranks, lists)
             trainer = Trainer(
                 task, tables, folder, self.show, phase, trained, self.on_evaluation, away
             )
@@ -191,6 +197,19 @@ class ClickJob(SeedJob):
                 batch_size=train.batch_size, shuffle=train.shuffle, seed=self.seed, pin_memory=pin
             )
         return BatchLoader(self.prepared, split, config, ranks.rank, ranks.world_size)
+
+    def _lists(self, model: CTRModel, split: str) -> Callable[[], Mapping[str, float]] | None:
+        """Metrics of the lists for the users of a split, where one of them is monitored.
+
+        Every rank reads all rows and ranks all items, so tables may be shared out.
+        """
+        _, at, k = self.experiment.train.monitor.partition("@")
+        if not at:
+            return None
+        options = RetrievalOptions(ks=(int(k),), bootstrap_samples=0)
+        check_towers(model, options)
+        size = self.experiment.train.eval_batch_size
+        return lambda: evaluate_lists(model, self.prepared, split, size, options).metrics
 
     def _judge(self, model: CTRModel, ranks: Ranks) -> list[Evaluation]:
         train = self.experiment.train

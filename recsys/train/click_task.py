@@ -5,7 +5,7 @@ Stability: internal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys.base import CTRModel
 from recsys.config import TrainConfig
 from recsys.embeddings.optimizer import EmbeddingOptimizer
-from recsys.errors import DataError, TrainingError
+from recsys.errors import ConfigError, DataError, TrainingError
 from recsys.evaluate.predictions import collect
 from recsys.evaluate.summary import flat_metrics
 from recsys.train.diagnosis import InputRange, constant_problem, loss_problem
@@ -38,6 +38,7 @@ class ClickTask(Task):
         config: Precision, monitored metric, learning rate.
         tables: The tables' optimizer, for error texts.
         ranks: Of the job.
+        lists: Gives metrics of the lists for validation users, where one of them is monitored.
     """
 
     model: CTRModel
@@ -49,9 +50,10 @@ class ClickTask(Task):
         config: TrainConfig,
         tables: EmbeddingOptimizer | None,
         ranks: Ranks,
+        lists: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__(model, config)
-        self._ranks = ranks
+        self._ranks, self._lists = ranks, lists
         self._tables = None if tables is None else tables.config
         first = next(model.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
@@ -89,7 +91,7 @@ class ClickTask(Task):
 
     def higher_is_better(self) -> bool:
         """See `Task`."""
-        return self.monitor in _HIGHER
+        return self.monitor in _HIGHER or "@" in self.monitor
 
     def judge(self, valid: Iterable[Batch], step: int, factor: float) -> Judgement:
         """See `Task`."""
@@ -98,8 +100,15 @@ class ClickTask(Task):
         if not np.isfinite(found.logits).all():
             place = f"a prediction that is NaN or infinite at step {step:,}"
             raise TrainingError(self.blame(place))
-        values = flat_metrics(found.reports())
+        values, shown = flat_metrics(found.reports()), ("auc", "logloss")
+        if self._lists is not None:
+            values, shown = {**values, **self._lists()}, (config.monitor, "auc")
         if config.monitor not in values:
+            if "@" in config.monitor:
+                raise ConfigError(
+                    f"train.monitor={config.monitor} judges lists of two towers, and none are made "
+                    "here. Monitor auc."
+                )
             raise DataError(
                 f"train.monitor={config.monitor} needs a group column, but the schema names none. "
                 "Set `group` in the schema, or monitor auc."
@@ -107,4 +116,4 @@ class ClickTask(Task):
         problem = ""
         if step:
             problem = constant_problem(found, self._labels, self._inputs, config, factor)
-        return Judgement(values, ("auc", "logloss"), problem)
+        return Judgement(values, shown, problem)
