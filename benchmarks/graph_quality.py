@@ -5,7 +5,7 @@
     ... --only x_sim_gcl --seeds 1,2,3
     ... --only x_sim_gcl --tune 20            # a search on validation; later runs take its best
     ... --report                              # tables and plots of all that was run
-    ... --report --keep                       # and what is complete goes into the repository
+    ... --report --keep                       # and it goes into the repository
 
 A settings file has a data set and runs: a configuration of ``configs/graph`` or ``configs/bundle``
 with changes (those of ``set`` are for all runs), and the ``space`` to search for it. --tune N
@@ -265,7 +265,7 @@ def records_of(folder: Path, judge: str, kept: Path) -> dict[str, list[dict[str,
 
 
 def keep(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Writes the complete runs, figures to five places, where the repository keeps them.
+    """Writes the runs, figures to five places, where the repository keeps them.
 
     Settings are those of the first seed: a search found them, so the settings file does not say.
 
@@ -277,11 +277,12 @@ def keep(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
     judges = {record["judge"] for seeds in records.values() for record in seeds}
     found = {name: [r for r in seeds if r["judge"] not in judges] for name, seeds in before.items()}
     for name, seeds in records.items():
-        whole = [{key: value for key, value in record.items()
-                  if key != "complete" and (key != "experiment" or record is seeds[0])}
-                 for record in seeds if record.get("complete", True)]  # fmt: skip
+        kept = [{key: value for key, value in record.items()
+                 if (key, value) != ("complete", True)
+                 and (key != "experiment" or record is seeds[0])}
+                for record in seeds]  # fmt: skip
         found[name] = found.get(name, []) + json.loads(
-            json.dumps(whole), parse_float=lambda text: float(f"{float(text):.5g}")
+            json.dumps(kept), parse_float=lambda text: float(f"{float(text):.5g}")
         )
     path.parent.mkdir(exist_ok=True)
     lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
@@ -404,7 +405,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="results")
     parser.add_argument("--report", action="store_true", help="only tables and plots")
-    parser.add_argument("--keep", action="store_true", help="write what is complete beside FILE")
+    parser.add_argument("--keep", action="store_true", help="write all of it beside FILE")
     return parser.parse_args()
 
 
