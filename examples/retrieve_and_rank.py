@@ -3,11 +3,14 @@
     python examples/retrieve_and_rank.py                     # generated clicks, under a minute
     python examples/retrieve_and_rank.py --out runs/stages   # keeps both runs and the index
     python examples/retrieve_and_rank.py --movielens .data/ml100k_recbole --set 'seeds=[1,2,3]'
+    python examples/retrieve_and_rank.py --movielens .data/ml100k_recbole --teacher 0.1
 
 Generated: users like some topics, items are more or less popular, and a topic is clicked more at
 some hours. TwoTower learns vectors from the clicks, items go into an index by columns of their own,
 DeepFM ranks the best hundred. Recall of the held-out clicks is shown beside that of the most
-clicked items.
+clicked items. ``--teacher`` trains the ranker first and writes what it says of every row into
+the log, where the towers learn to repeat it (DSE). ``--cut`` shows what first values of vectors
+find alone, beside main directions (PCA) of as many values.
 """
 
 import argparse
@@ -19,12 +22,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional
 
+from recsys.base import RecModel
 from recsys.config import Experiment
 from recsys.data.loader import BatchLoader, LoaderConfig
 from recsys.data.prepared import Prepared
+from recsys.data.source import RandomSplits
+from recsys.datasets.movielens import MovieLens
 from recsys.errors import exit_on_error
-from recsys.evaluate.retrieval import RetrievalEvaluation, RetrievalOptions, evaluate_retrieval
+from recsys.evaluate.retrieval import RetrievalEvaluation, RetrievalOptions
+from recsys.evaluate.stored_retrieval import evaluate_lists
+from recsys.models.ctr.two_tower import TwoTower
+from recsys.schema import Numeric
 from recsys.serving.predictor import Predictor
 from recsys.serving.towers import Towers
 from recsys.serving.two_stage import TwoStage
@@ -65,6 +77,12 @@ FILMS = {  # found on the validation split; what is shown is the test split
     "output_dim": 128,
     "temperature": 0.2,
 }
+
+FILM_CHANGES = [
+    "train.learning_rate=0.001",
+    "embedding.learning_rate=0.02",
+    "train.monitor=recall@20",
+]
 
 
 def clicks(path: Path, seed: int = 0) -> pa.Table:
@@ -116,23 +134,24 @@ def trained(
 def judged(prepared: Prepared | None, towers: Towers) -> RetrievalEvaluation:
     """All items ranked for every user of the test split; what training saw is left out."""
     assert prepared is not None  # as of every model of clicks
-    train, test = (BatchLoader(prepared, split, LoaderConfig()) for split in ("train", "test"))
-    return evaluate_retrieval(towers.model, train, test, RetrievalOptions(ks=(LISTED,)))
+    return evaluate_lists(towers.model, prepared, "test", options=RetrievalOptions(ks=(LISTED,)))
 
 
-def show(found: Sequence[RetrievalEvaluation]) -> None:
-    """Lists of every seed against the most clicked items: means, and the spread over seeds."""
-    counts = found[0].counts
-    print(f"\n{counts['questions']:,} users, {counts['items']:,} items, what training saw left out")
-    for title, metrics in (
-        ("two towers", [one.metrics for one in found]),
-        ("most clicked", [one.popular for one in found[:1]]),
-    ):
-        line = f"{title:<14}"
-        for name in (f"recall@{LISTED}", f"ndcg@{LISTED}"):
-            values = [one[name] for one in metrics]
+def show(
+    found: Sequence[RetrievalEvaluation], title: str = "two towers", baseline: bool = True
+) -> None:
+    """Lists of every seed, maybe beside the most clicked items: means, and spread over seeds."""
+    lines = {title: [one.metrics for one in found]}
+    if baseline:
+        counts = found[0].counts
+        print(f"\n{counts['questions']:,} users, {counts['items']:,} items, without those seen")
+        lines["most clicked"] = [found[0].popular]
+    for name, metrics in lines.items():
+        line = f"{name:<18}"
+        for metric in (f"recall@{LISTED}", f"ndcg@{LISTED}"):
+            values = [one[metric] for one in metrics]
             spread = f" +- {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            line += f" {name} {statistics.fmean(values):.4f}{spread}"
+            line += f" {metric} {statistics.fmean(values):.4f}{spread}"
         print(line)
 
 
@@ -181,17 +200,64 @@ def generated(folder: Path) -> None:
     staged(log, folder, towers, Predictor.load(ranking.seeds[0].directory), items)
 
 
-def films(path: Path, folder: Path, changes: Sequence[str]) -> None:
+def films(args: argparse.Namespace, folder: Path) -> None:
     """MovieLens-100K, ratings from 4 as clicks, a random tenth for validation and for the test."""
-    dataset = {
-        "class": "recsys.datasets.movielens.MovieLens",
-        "edition": "recbole",
-        "path": str(path),
-        "split": "random",
+    cache, changes = folder / "data", [*FILM_CHANGES, *args.set]
+    config = MovieLens.Config(edition="recbole", path=str(args.movielens), split="random")
+    dataset = {"class": "recsys.datasets.movielens.MovieLens", **config.model_dump(mode="json")}
+    if args.teacher:
+        data = MovieLens(config)
+        dataset = taught(data, trained(RANKER, dataset, folder / "ranker", cache), folder)
+        changes = ["model.teacher=teacher", f"model.teacher_weight={args.teacher}", *changes]
+    result = trained(FILMS, dataset, folder / "films", cache, changes)
+    assert result.prepared is not None  # as of every model of clicks
+    loaded = [Towers.load(seed.directory) for seed in result.seeds]
+    show([judged(result.prepared, towers) for towers in loaded])
+    for width in args.cut:
+        for title in ("first values", "PCA"):
+            loaded = [Towers.load(seed.directory) for seed in result.seeds]
+            for towers in loaded:
+                shorten(towers.model, width, result.prepared, title == "PCA")
+            found = [judged(result.prepared, towers) for towers in loaded]
+            show(found, f"{title}, {width}", baseline=False)
+
+
+def shorten(model: RecModel, width: int, prepared: Prepared, main: bool) -> None:
+    """Vectors become their main directions over all items, or their first values."""
+    assert isinstance(model, TwoTower)
+    users, items = model.user_vectors, model.item_vectors
+    if main:
+        every: dict[int, Tensor] = {}
+        with torch.inference_mode():
+            for batch in BatchLoader(prepared, "train", LoaderConfig()):
+                every |= dict(zip(batch.key_values("item_id").tolist(), items(batch)))
+            vectors = torch.stack(list(every.values()))
+            basis = torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, :width]
+        model.user_vectors = lambda batch: users(batch) @ basis
+        model.item_vectors = lambda batch: items(batch) @ basis
+    else:  # trained as cosines, so the length of the tail must not count
+        model.user_vectors = lambda batch: users(batch)[:, :width]
+        model.item_vectors = lambda batch: functional.normalize(items(batch)[:, :width], dim=1)
+
+
+def taught(data: MovieLens, ranker: RunResult, folder: Path) -> dict:
+    """The same log, cut alike, with the logits of a trained ranker as a column."""
+    splits = data.splits(folder / "data")
+    assert isinstance(splits, RandomSplits)
+    rows = pq.read_table(splits.source.files[0])
+    predictor = Predictor.load(ranker.seeds[0].directory)
+    chances = predictor.predict(rows.select(list(predictor.columns))).astype(np.float64)
+    chances = chances.clip(1e-6, 1 - 1e-6)
+    log = folder / "taught.parquet"
+    pq.write_table(rows.append_column("teacher", pa.array(np.log(chances / (1 - chances)))), log)
+    schema = data.schema()
+    features = (*schema.features, Numeric(name="teacher"))
+    source = splits.source.model_copy(update={"files": (str(log),)})
+    return {
+        "class": "recsys.datasets.click_log.ClickLog",
+        "schema": schema.model_copy(update={"features": features}).model_dump(mode="json"),
+        "splits": splits.model_copy(update={"source": source}).model_dump(mode="json"),
     }
-    changes = ["train.learning_rate=0.001", "embedding.learning_rate=0.02", *changes]
-    result = trained(FILMS, dataset, folder / "films", folder / "data", changes)
-    show([judged(result.prepared, Towers.load(seed.directory)) for seed in result.seeds])
 
 
 def main() -> None:
@@ -201,6 +267,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="keep runs and index here")
     parser.add_argument("--movielens", type=Path, help="folder with RecBole's ml-100k files")
+    parser.add_argument("--teacher", type=float, default=0.0, metavar="WEIGHT", help="of a ranker")
+    parser.add_argument("--cut", type=int, nargs="*", default=[], metavar="WIDTH", help="and PCA")
     parser.add_argument(
         "--set", action="append", default=[], metavar="PLACE=VALUE", help="of --movielens"
     )
@@ -208,7 +276,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.out or Path(scratch)
         if args.movielens:
-            films(args.movielens, folder, args.set)
+            films(args, folder)
         else:
             generated(folder)
 
