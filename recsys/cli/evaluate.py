@@ -20,6 +20,7 @@ from recsys.errors import ConfigError
     recsys evaluate runs/first
     recsys evaluate runs/first --split valid --json
     recsys evaluate runs/first --data yesterday.parquet
+    recsys evaluate runs/towers --lists
     recsys evaluate runs/light_gcn --per-user users.parquet
     recsys evaluate runs/light_gcn --compare runs/ease
 """)
@@ -32,6 +33,11 @@ from recsys.errors import ConfigError
     help="A labelled CSV, TSV or Parquet file instead of a split.",
 )
 @COLUMNS
+@click.option(
+    "--lists",
+    is_flag=True,
+    help="Two towers: by the items that they retrieve, not by clicks.",
+)
 @click.option(
     "--per-user",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -50,6 +56,7 @@ def evaluate(
     split: str | None,
     data: Path | None,
     columns: str | None,
+    lists: bool,
     per_user: Path | None,
     compare: Path | None,
     as_json: bool,
@@ -57,16 +64,21 @@ def evaluate(
 ) -> None:
     """Judges the model of a run on a split of its own data, by default test.
 
-    A model that predicts clicks by AUC, logloss, calibration and more, also on rows of a file. A
+    A model that predicts clicks by AUC, logloss, calibration and more, also on rows of a file; two
+    towers with --lists by all items of the log, ranked for every user of the split. A
     collaborative filter by the lists that it gives: every item is ranked for every user, and what
     the user has seen before is left out. A classifier of nodes by accuracy and F1. A model of
     aspects by what is near an item in every aspect, judged by the labels of every aspect.
     """
     from recsys.serving.folder import classifies_nodes, gives_lists, has_aspects
 
+    if lists and data is not None:
+        raise ConfigError("--lists and --data exclude each other: lists are of the run's own log.")
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
     if gives_lists(run_dir):
+        if lists:
+            raise ConfigError(f"{run_dir} holds a collaborative filter: it is judged by lists.")
         if data is not None or columns is not None:
             raise ConfigError(
                 f"{run_dir} holds a collaborative filter, which is judged on a split of its run: "
@@ -83,6 +95,9 @@ def evaluate(
         raise ConfigError(
             f"{run_dir} holds {kind}: --per-user and --compare are for collaborative filters."
         )
+    if lists:
+        _retrieval(run_dir, kind, split or "test", as_json, cache_dir)
+        return
     if kind == "a model that predicts clicks":
         _clicks(run_dir, split, data, columns, as_json, cache_dir)
         return
@@ -118,6 +133,16 @@ def _clicks(
         click.echo(json.dumps(evaluation.to_json(), indent=1))
     else:
         click.echo(f"{evaluation.name}: {evaluation.rows:,} rows\n{evaluation.table()}")
+
+
+def _retrieval(run_dir: Path, kind: str, split: str, as_json: bool, cache_dir: Path) -> None:
+    from recsys.evaluate.stored_retrieval import evaluate_retrieval_run
+
+    if kind != "a model that predicts clicks":
+        raise ConfigError(f"{run_dir} holds {kind}: --lists is for two towers.")
+    evaluation = evaluate_retrieval_run(run_dir, split, cache_dir)
+    text = json.dumps(evaluation.to_json(), indent=1) if as_json else evaluation.table()
+    click.echo(text)
 
 
 def _nodes(run_dir: Path, split: str, as_json: bool, cache_dir: Path) -> None:

@@ -85,3 +85,14 @@ def test_options_of_the_other_kind_are_refused(
     assert "split: expected valid or test, got 'train'" in error
     error = cli("evaluate", trained[0], "--compare", recommending[0], code=2).stderr
     assert "--per-user and --compare are for collaborative filters" in error
+
+
+def test_lists_are_asked_of_towers_alone(
+    recommending: tuple[Path, str], trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    for arguments, message in (
+        ((recommending[0], "--lists"), "holds a collaborative filter: it is judged by lists"),
+        ((trained[0], "--lists", "--data", "x.csv"), "--lists and --data exclude each other"),
+        ((trained[0], "--lists"), "expected a model with vectors"),
+    ):
+        assert message in cli("evaluate", *arguments, code=2).stderr

@@ -24,8 +24,8 @@ FLAGS = {
         "--seeds", "--set",
     ],
     "evaluate": [
-        "--cache-dir", "--columns", "--compare", "--data", "--json", "--per-user", "--split",
-        "RUN_DIR",
+        "--cache-dir", "--columns", "--compare", "--data", "--json", "--lists", "--per-user",
+        "--split", "RUN_DIR",
     ],
     "export": ["--freeze", "--out", "--to", "-o", "RUN_DIR"],
     "fetch": ["--cache-dir", "--set", "DATASET"],

@@ -1,5 +1,7 @@
 """Two towers whose best checkpoint is picked by the lists that they give."""
 
+import json
+
 import pytest
 
 from recsys.config import Experiment
@@ -9,6 +11,7 @@ from recsys.evaluate.stored import evaluate_run
 from recsys.evaluate.stored_retrieval import evaluate_retrieval_run
 from recsys.train.run import RunOptions, run
 from recsys.train.tracking import read_metrics
+from tests.cli.conftest import cli
 
 CONFIG = {
     "dataset": {
@@ -39,6 +42,9 @@ def test_the_best_checkpoint_is_the_one_with_the_best_lists(tmp_path):
             seed.directory, split, tmp_path / "data", RetrievalOptions(ks=(5,))
         )
         assert found.metrics["ndcg@5"] == pytest.approx(seed.metrics[split]["ndcg@5"])
+        text = cli("evaluate", seed.directory, "--lists", "--split", split, "--json",
+                   "--cache-dir", tmp_path / "data").output  # fmt: skip
+        assert json.loads(text)["metrics"].keys() >= {"recall@20", "ndcg@20"}
         clicks = evaluate_run(seed.directory, split, tmp_path / "data")
         assert clicks.metrics["auc"] == pytest.approx(seed.metrics[split]["auc"])
 
