@@ -67,7 +67,7 @@ CASES: dict[str, tuple[list[str], list[str], Check]] = {
     "aspect_search": (
         ["--run-dir", "out"], ["aspects.png"], ahead("map@10", "heads", "one_head", 2.0),
     ),
-    "retrieve_and_rank": (["--out", "out"], ["index/manifest.json"], trained_stages),
+    "retrieve_and_rank": (["--out", "out"], ["index/index.json"], trained_stages),
     "compress_tables": (
         ["--out", "out", "--set", SMALL, "--schemes", "hash", "--budget", "0.1", "--jobs", "1"],
         ["report.md", "compression.png"],
