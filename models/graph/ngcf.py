@@ -44,6 +44,7 @@ class NGCF(RankedPairModel):
         matrix, drops both directions of an edge and never self-loops.
 
     Example:
+        >>> import torch
         >>> from recsys.graph.interaction_graph import InteractionGraph
         >>> graph = InteractionGraph(2, 2, torch.tensor([0, 1]), torch.tensor([0, 1]))
         >>> model = NGCF(NGCF.Config(embedding_dim=4, layers=(3, 2)), graph).eval()

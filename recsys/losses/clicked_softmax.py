@@ -67,6 +67,7 @@ def clicked_softmax(
         reward weighs rows outside of the logarithm only.
 
     Example:
+        >>> import torch
         >>> rows = torch.eye(3)
         >>> labels, ids = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([7, 8, 9])
         >>> clicked_softmax(rows, rows, labels, ids, temperature=1.0)  # -ln(e / (e + 1))

@@ -70,7 +70,7 @@ def test_lists_over_a_socket(recommending: tuple[Path, str]) -> None:
         for body, told in (
             ({"users": [-1]}, "not known"),
             ({"users": users, "k": 13}, "at most 12"),
-            ({"users": users, "histories": [[1]]}, "not both"),
+            ({"users": users, "histories": [[1]]}, "expected one of"),
             ({"users": ["x"]}, "not known"),
             ({"users": [True]}, "users.0"),
             ({"users": [2**64]}, "users.0"),

@@ -49,7 +49,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_lists(tmp_path):
         assert clicks.metrics["auc"] == pytest.approx(seed.metrics[split]["auc"])
 
 
-@pytest.mark.parametrize("name", ["recal@20", "recall", "recall@0", "auc@3"])
+@pytest.mark.parametrize("name", ["recll@20", "recall", "recall@0", "auc@3"])
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(ConfigError, match=r"train.monitor"):
         Experiment.parse(CONFIG, [f"train.monitor={name}"])
