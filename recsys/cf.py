@@ -125,10 +125,7 @@ class CFModel(RecModel, abc.ABC):
         Raises:
             ConfigError: The model cannot.
         """
-        raise ConfigError(
-            f"{type(self).__name__} knows users by their interactions, not by texts. Use a model "
-            "that reads texts, say SESA."
-        )
+        raise self._reads_no_texts()
 
     def explain_text(self, text: str, item: int) -> Explanation:
         """Why somebody with a text may want an item.
@@ -140,7 +137,10 @@ class CFModel(RecModel, abc.ABC):
         Raises:
             ConfigError: The model cannot say.
         """
-        raise ConfigError(
+        raise self._reads_no_texts()
+
+    def _reads_no_texts(self) -> ConfigError:
+        return ConfigError(
             f"{type(self).__name__} knows users by their interactions, not by texts. Use a model "
             "that reads texts, say SESA."
         )

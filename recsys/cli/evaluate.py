@@ -72,8 +72,11 @@ def evaluate(
     """
     from recsys.serving.folder import classifies_nodes, gives_lists, has_aspects
 
-    if lists and data is not None:
-        raise ConfigError("--lists and --data exclude each other: lists are of the run's own log.")
+    if lists and (data is not None or columns is not None):
+        raise ConfigError(
+            "--lists and --data exclude each other: lists are of the run's own log. Leave out "
+            "--columns too."
+        )
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a split is of the run's data.")
     if gives_lists(run_dir):

@@ -60,7 +60,6 @@ def index(
     the most popular items of a collaborative filter.
     """
     from recsys.retrieval.codes_by_name import codes_named
-    from recsys.retrieval.versions import VersionedIndex
 
     chosen = None if codes is None else codes_named(codes)
     if id_column is not None and items is None:
@@ -72,7 +71,7 @@ def index(
         made.save(out)
     else:
         others.put(made)
-        VersionedIndex([others.of(version) for version in others.versions]).save(out)
+        others.save(out)
     form = "floats" if chosen is None else chosen.name
     click.echo(
         f"{len(made):,} items of {made.dim} values in {out}, version {made.version}; {form}: "
