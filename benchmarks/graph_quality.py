@@ -111,9 +111,13 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def experiment_of(
-    settings: Mapping[str, Any], name: str, judge: str, tuned: Path | None = None
+    settings: Mapping[str, Any],
+    name: str,
+    judge: str,
+    by_hand: Sequence[str],
+    tuned: Path | None = None,
 ) -> CFExperiment:
-    """One run as an experiment, with the settings that a search found."""
+    """One run; a search goes before the file, what is given by hand before both."""
     run, given = settings["runs"][name], settings.get("given_splits", False)
     changes = [f"dataset={json.dumps(settings['dataset'])}", *settings.get("set", [])]
     if not given:
@@ -125,6 +129,7 @@ def experiment_of(
         changes += [f"{place}={json.dumps(value)}" for place, value in found["settings"].items()]
         if judge == "test" and found["epochs"] and not given:
             changes.append(f"train.num_epochs={found['epochs']}")
+    changes += by_hand
     paths = [ROOT / f"configs/{kind}/{run['config']}.yaml" for kind in ("graph", "bundle")]
     path = next((path for path in paths if path.exists()), paths[0])
     found = load_any(path, changes)
@@ -221,9 +226,11 @@ def train(
     return dict(max(record["curve"], key=lambda point: point["metrics"].get(name, 0.0)))
 
 
-def search(settings: Mapping[str, Any], name: str, trials: int, folder: Path) -> None:
+def search(
+    settings: Mapping[str, Any], name: str, trials: int, by_hand: Sequence[str], folder: Path
+) -> None:
     """Searches the space of a run on validation, and keeps what is best and for how many epochs."""
-    run, experiment = settings["runs"][name], experiment_of(settings, name, "valid")
+    run, experiment = settings["runs"][name], experiment_of(settings, name, "valid", by_hand)
     if not run.get("space"):
         say(f"{name}: no `space` to search")
         return
@@ -400,7 +407,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--judge", choices=("valid", "test"), default="test", help="which split")
     parser.add_argument("--seeds", default="1", help="comma between them")
     parser.add_argument("--tune", type=int, help="search first, so many trials for each run")
-    parser.add_argument("--set", action="append", default=[], help="change a setting of the runs")
+    parser.add_argument("--set", action="append", default=[], help="goes before FILE and a search")
     parser.add_argument("--label", default="", help="added to the names of the runs")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="results")
@@ -419,7 +426,7 @@ def main() -> None:
     if unknown := set(names) - set(settings["runs"]):
         raise ConfigError(f"--only: no run {sorted(unknown)} in {args.settings}.")
     for name in names if args.tune else ():
-        search(settings, name, args.tune, folder / name)
+        search(settings, name, args.tune, args.set, folder / name)
     for name in () if args.report or args.tune else names:
         for seed in map(int, args.seeds.split(",")):
             path = folder / f"{name}{args.label}" / f"{args.judge}-{seed}.json"
@@ -428,9 +435,7 @@ def main() -> None:
             say(f"{name}{args.label}, seed {seed}")
             path.parent.mkdir(parents=True, exist_ok=True)
             tuned = folder / name / "tuned.json"
-            run = {**settings["runs"][name], "set": [*settings["runs"][name]["set"], *args.set]}
-            settings = {**settings, "runs": {**settings["runs"], name: run}}
-            experiment = experiment_of(settings, name, args.judge, tuned)
+            experiment = experiment_of(settings, name, args.judge, args.set, tuned)
             given = settings.get("given_splits", False) and args.judge == "test"
             run_one(experiment, args.judge, seed, path, given)
     print(machine())
