@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     recsys index runs/light_gcn -o indexes/items --codes sq4
     recsys index runs/light_gcn -o indexes/items --items items.csv --id-column item
     recsys index runs/towers -o indexes/items --items items.parquet --codes pca32-sq4
+    recsys index runs/light_gcn -o indexes/items --content texts.parquet
     recsys index runs/aspects -o indexes/task --aspect task
     recsys index runs/tuesday -o indexes/both --beside indexes/monday
     recsys serve indexes/items
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
               help="Rows of items (CSV, TSV or Parquet): what filters can ask; two towers make "
               "their vectors of them.")  # fmt: skip
 @click.option("--id-column", metavar="NAME", help="Column of --items with the item's id.")
+@click.option("--content", type=click.Path(path_type=Path, dir_okay=False),
+              help="Vectors of what is known of items (.parquet or .safetensors), known and new "
+              "ones: new items are placed by them.")  # fmt: skip
 @click.option("--aspect", metavar="NAME", help="Of a model of aspects: whose vectors to take.")
 @click.option("--beside", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="An index of another version, to be served together with this one.")  # fmt: skip
@@ -50,6 +54,7 @@ def index(
     codes: str | None,
     items: Path | None,
     id_column: str | None,
+    content: Path | None,
     aspect: str | None,
     beside: Path | None,
 ) -> None:
@@ -58,6 +63,9 @@ def index(
     RUN_DIR is that of a collaborative filter whose scores are products of vectors, of two towers,
     or of a model of aspects; or a file of vectors (.parquet or .safetensors). A query of zeros gets
     the most popular items of a collaborative filter.
+
+    With --content the index also has the items that the model has never seen: a regression from
+    content to the vectors of the model's items says where they belong.
     """
     from recsys.retrieval.codes_by_name import codes_named
 
@@ -65,8 +73,8 @@ def index(
     if id_column is not None and items is None:
         raise ConfigError("--id-column: expected --items FILE with it, got none.")
     others = None if beside is None else _beside(beside)
-    content = _content(run_dir, items, id_column, aspect)
-    made = content.vectors.index(content.meta, prior=content.prior, codes=chosen)
+    found = _found(run_dir, items, id_column, content, aspect)
+    made = found.vectors.index(found.meta, prior=found.prior, codes=chosen)
     if others is None:
         made.save(out)
     else:
@@ -80,7 +88,7 @@ def index(
     )
 
 
-class _Content(NamedTuple):
+class _Found(NamedTuple):
     """What goes into the index."""
 
     vectors: Vectors
@@ -88,9 +96,13 @@ class _Content(NamedTuple):
     prior: Any = None
 
 
-def _content(
-    run_dir: Path, items: Path | None, id_column: str | None, aspect: str | None
-) -> _Content:
+def _found(
+    run_dir: Path,
+    items: Path | None,
+    id_column: str | None,
+    content: Path | None,
+    aspect: str | None,
+) -> _Found:
     from recsys.serving.aspect_folder import aspect_vectors, load_aspects
     from recsys.serving.folder import artefact_version, gives_lists, has_aspects
     from recsys.serving.recommender import Recommender
@@ -112,17 +124,68 @@ def _content(
         vectors = recommender.vectors("item")
         prior = recommender.model.graph.item_degrees()
     else:
+        if content is not None:
+            raise ConfigError(
+                "--content: two towers make vectors of new items by themselves, see "
+                "`model.content_weight`. Leave it out."
+            )
         return _of_towers(run_dir, items, id_column)
+    if content is not None:
+        vectors, prior = _with_new(vectors, prior, content)
     meta = None
     if items is not None:
         if id_column is None:
             raise ConfigError(f"--id-column: expected the column of {items} with the item's id.")
         rows = _typed_rows(raw_rows(items, None, ()), {id_column})
         meta = _of_ids(rows, id_column, vectors.ids, items)
-    return _Content(vectors, meta, prior)
+    return _Found(vectors, meta, prior)
 
 
-def _of_towers(run_dir: Path, items: Path | None, id_column: str | None) -> _Content:
+def _with_new(vectors: Vectors, prior: Any, path: Path) -> tuple[Vectors, Any]:
+    """The items of a file that the model does not have, after those that it has."""
+    import dataclasses
+
+    import numpy as np
+
+    from recsys.graph.interactions import Names
+    from recsys.retrieval.content_vectors import ContentVectors
+    from recsys.retrieval.item_ids import check_distinct
+    from recsys.serving.vectors import read_vectors
+
+    content = read_vectors(path)
+    check_distinct(content.ids, f"{path}: id")
+    whole = [np.issubdtype(ids.dtype, np.integer) for ids in (content.ids, vectors.ids)]
+    if len(content.ids) and whole[0] != whole[1]:
+        raise DataError(
+            f"expected ids like those of the model, say {vectors.ids.tolist()[0]!r}, got "
+            f"{content.ids.tolist()[0]!r}.", file=str(path), column="id",
+        )  # fmt: skip
+    places = Names(content.ids).numbers(vectors.ids)
+    new = np.ones(len(content.ids), bool)
+    new[places[places >= 0]] = False
+    users = np.ones(len(places)) if prior is None else np.asarray(prior)
+    known, untaken = (places >= 0) & (users > 0), (places >= 0) & (users == 0)
+    guess = ContentVectors()
+    fit = guess.fit(content.values[places[known]], vectors.values[known])
+    values = vectors.values.copy()
+    if untaken.any():
+        values[untaken] = guess.vectors(content.values[places[untaken]])
+    if new.any():
+        values = np.concatenate([values, guess.vectors(content.values[new])])
+    click.echo(
+        f"{new.sum():,} new items and {untaken.sum():,} that nobody has are placed by their "
+        f"content, as {known.sum():,} others are by what users have: the vector of a held-out item "
+        f"({fit.held_out:,}) is nearer to its guess than {fit.linear:.1%} of the others (50% is "
+        "chance)",
+        err=True,
+    )
+    if prior is not None:
+        prior = np.concatenate([users, np.zeros(new.sum())])
+    ids = np.concatenate([vectors.ids, content.ids[new]])
+    return dataclasses.replace(vectors, ids=ids, values=values), prior
+
+
+def _of_towers(run_dir: Path, items: Path | None, id_column: str | None) -> _Found:
     """Vectors of rows, which are read as those of the training were; filters see typed columns."""
     import pyarrow as pa
 
@@ -144,7 +207,7 @@ def _of_towers(run_dir: Path, items: Path | None, id_column: str | None) -> _Con
     vectors = towers.items(_as_text(pa.Table.from_batches(chunks)), id_column)
     texts = {one.source for one in towers.schema.features if getattr(one, "dtype", "") == "string"}
     meta = _typed_rows(source, texts)
-    return _Content(vectors, _without(meta, id_column))
+    return _Found(vectors, _without(meta, id_column))
 
 
 def _as_text(table: pa.Table) -> pa.Table:

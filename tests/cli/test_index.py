@@ -24,6 +24,7 @@ from recsys.serving.folder import artefact_version
 from recsys.serving.recommender import Recommender
 from recsys.serving.service import Service
 from recsys.serving.towers import Towers
+from recsys.serving.vectors import Vectors
 from recsys.testing.aspects import tiny_aspects
 from recsys.testing.data import fill_weights
 from tests.cli.conftest import cli
@@ -94,6 +95,45 @@ def test_a_filter_and_its_items(recommending: tuple[Path, str], tmp_path: Path) 
         assert sorted(answer["lists"][0]["items"]) == sorted(ids[3:6])
         body["version"] = "other"
         assert service.answer("search", json.dumps(body).encode()).status == 422
+
+
+def test_new_items_are_placed_by_their_content(
+    recommending: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir = recommending[0]
+    model = Recommender.load(run_dir)
+    known = model.vectors("item")
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0].astype(np.float32)
+    new = np.array([9001, 9000])
+    wanted = known.values[[3, 5]] + 0.5 * known.values[[7, 9]]
+    taken = model.model.graph.item_degrees().numpy() > 0
+    assert (~taken).sum() == 1
+    means = known.values.copy()
+    means[~taken] = [0.3, -0.2, 0.1, 0.2]  # what its content says of the item that nobody has
+    ids = np.concatenate([new, known.ids[::-1]])  # in another order than the model's
+    content = np.concatenate([wanted, means[::-1]]) @ turn + 3
+    for ending in ("parquet", "safetensors"):
+        file = Vectors(ids, content).write(tmp_path / f"content.{ending}")
+        result = cli("index", run_dir, "-o", tmp_path / "index", "--content", file)
+        assert "2 new items and 1 that nobody has" in result.stderr
+        index = Index.load(tmp_path / "index", version=model.version)
+        assert index.ids.tolist() == [*known.ids.tolist(), 9001, 9000]
+        np.testing.assert_array_equal(index.vectors()[:-2][taken], known.values[taken])
+        guessed = np.concatenate([index.vectors()[:-2][~taken], index.vectors()[-2:]])
+        expected = np.concatenate([means[~taken], wanted])
+        np.testing.assert_allclose(guessed, expected, atol=0.02 * np.abs(wanted).max())
+    popular = index.search(np.zeros(4), len(index))[0].ids.tolist()
+    assert popular[-2:] == [9001, 9000] or popular[-2:] == [9000, 9001]
+    few = Vectors(ids[:12], content[:12]).write(tmp_path / "few.parquet")
+    said = cli("index", run_dir, "-o", tmp_path / "x", "--content", few, code=2).stderr
+    assert "at least 20" in said and not (tmp_path / "x").exists()
+    texts = Vectors(np.array([f"i{n}" for n in ids]), content).write(tmp_path / "texts.parquet")
+    said = cli("index", run_dir, "-o", tmp_path / "x", "--content", texts, code=2).stderr
+    assert "expected ids like those of the model" in said
+    items = ("--items", tmp_path / "items.parquet", "--content", few)
+    pq.write_table(ITEMS, tmp_path / "items.parquet")
+    said = cli("index", towers(tmp_path / "run"), "-o", tmp_path / "x", *items, code=2).stderr
+    assert said.startswith("ConfigError: --content: two towers")
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])

@@ -30,7 +30,8 @@ FLAGS = {
     "export": ["--freeze", "--out", "--to", "-o", "RUN_DIR"],
     "fetch": ["--cache-dir", "--set", "DATASET"],
     "index": [
-        "--aspect", "--beside", "--codes", "--id-column", "--items", "--out", "-o", "RUN_DIR",
+        "--aspect", "--beside", "--codes", "--content", "--id-column", "--items", "--out", "-o",
+        "RUN_DIR",
     ],
     "predict": [
         "--batch-size", "--columns", "--keep", "--negative-rate", "--num-threads", "--out", "-o",
