@@ -76,7 +76,8 @@ def judged(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, flo
     say(f"seed {seed}: {len(test):,} test pairs of {new.sum():,} items without a user, "
         f"{np.mean(~content[new].any(1)):.0%} of them without content")  # fmt: skip
     found = {"as started": (place(users, items[new], test, at), 0.0)}
-    for name, chosen in WAYS.items():
+    for name in options.only.split(";"):
+        chosen = WAYS[name]
         start, way = time.process_time(), ContentVectors(seed=seed, **chosen)
         way.fit(content[~new], items[~new], pairs)
         guess = way.vectors(content[new])
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, default=ROOT / ".data" / "kg_music_mcclk")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "knowledge")
     parser.add_argument("--seeds", default="1", help="of split, start and order; with commas")
+    parser.add_argument("--only", default=";".join(WAYS), help="ways, with semicolons")
     options = parser.parse_args()
     options.epochs, options.batch_size, options.threads, options.set = 60, 1024, 1, []
     torch.set_num_threads(1)
