@@ -113,38 +113,6 @@ def list_distillation(
     return temperature**2 * _mean(terms.sum(1), weights)
 
 
-def pair_features(first: Tensor, second: Tensor) -> Tensor:
-    """``[u, v, u * v, |u - v|]``, what the head of DSE reads of two vectors.
-
-    A head over these can score nearer to the teacher than an inner product, but no index can search
-    by it: use it to train, or to score again what the index has found.
-
-    Args:
-        first: u.
-        second: v.
-
-    Raises:
-        ValueError: Shapes differ.
-
-    Shape:
-        - first, second: (..., D)
-        - output: (..., 4 D)
-
-    Source:
-        Barkan et al., AAAI 2020, the "concat" head of the official code.
-
-    Example:
-        >>> pair_features(torch.tensor([1.0]), torch.tensor([3.0]))
-        tensor([1., 3., 3., 2.])
-    """
-    if first.shape != second.shape:
-        raise ValueError(
-            f"expected two vectors of one shape, got {tuple(first.shape)} and "
-            f"{tuple(second.shape)}."
-        )
-    return torch.cat([first, second, first * second, (first - second).abs()], dim=-1)
-
-
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean()

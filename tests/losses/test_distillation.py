@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 
-from recsys.losses.distillation import list_distillation, logit_distillation, pair_features
+from recsys.losses.distillation import list_distillation, logit_distillation
 
 
 def normal(*shape, seed=0):
@@ -72,13 +72,6 @@ def test_towers_learn_the_order_of_a_ranker(loss):
     assert before < 0.5 and orders(towers, teacher) > 0.95
 
 
-def test_features_of_a_pair():
-    first, second = normal(2, 5), normal(2, 5, seed=1)
-    found = pair_features(first, second)
-    assert torch.equal(found[:, 10:15], first * second)
-    assert torch.equal(found[:, 15:], (first - second).abs())
-
-
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -91,7 +84,6 @@ def test_features_of_a_pair():
             lambda: list_distillation(normal(3, 2), normal(3, 2), known=torch.ones(3) > 0),
             r"known \(B, C\)",
         ),
-        (lambda: pair_features(normal(3), normal(2)), "of one shape"),
     ],
 )
 def test_bad_input_is_named(call, text):
