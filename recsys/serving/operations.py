@@ -33,7 +33,7 @@ from recsys.serving.requests import (
     SimilarRequest,
 )
 from recsys.serving.service_folder import Parts
-from recsys.serving.two_stage import Ranked
+from recsys.serving.two_stage import Ranked, VersionedStages
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -316,10 +316,17 @@ def _found(hits: Hits) -> ItemList:
 
 
 def _rank(parts: Parts, requests: list[RankRequest]) -> list[Lists]:
-    stages, first = parts.two_stage, requests[0]
+    first, stages = requests[0], parts.two_stage
     assert stages is not None
+    if isinstance(stages, VersionedStages):
+        given = first.items is not None and first.version is None
+        stages = stages.newest if given else stages.of(first.version)
     rows = [request.row for request in requests]
     if first.items is not None:
+        if first.version not in (None, stages.index.version):
+            raise DataError(
+                f"version: expected {stages.index.version!r} of the index, got {first.version!r}."
+            )
         items = [request.items or [] for request in requests]
         found = stages.rank_items(rows, items, first.k)
     else:

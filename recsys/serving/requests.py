@@ -130,7 +130,7 @@ class RankRequest(FilteredRequest):
     def _one_of_three(self) -> Self:
         if sum(given is not None for given in (self.user, self.query, self.items)) != 1:
             raise ValueError("expected exactly one of `user`, `query` and `items`")
-        filters = (self.only, self.exclude, self.where, self.version, self.cutoff)
+        filters = (self.only, self.exclude, self.where, self.cutoff)
         if self.items is not None and any(given is not None for given in filters):
             raise ValueError("`items` are ranked as they are: expected no filters with them")
         if self.items is None and self.k > self.candidates:

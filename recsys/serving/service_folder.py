@@ -4,7 +4,7 @@
     ranker/          a model that predicts clicks
     recommender/     a collaborative filter
     index/           an index of item vectors, of several versions of them, or of sets
-    queries.safetensors   vectors of users, for retrieval by a user's id
+    queries-0.safetensors   vectors of users, for retrieval by a user's id; a file a version
 
 Any part but one may be missing. It is written whole or not at all. Class paths are taken from the
 manifests of models only, and only those of ``recsys.models``.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from recsys.retrieval.versions import VERSIONS, VersionedIndex
 from recsys.serving.folder import MANIFEST, artefact_folder, gives_lists
 from recsys.serving.predictor import Predictor
 from recsys.serving.recommender import Recommender
-from recsys.serving.two_stage import TwoStage
+from recsys.serving.two_stage import TwoStage, VersionedStages
 from recsys.serving.vectors import Vectors, read_vectors
 
 SERVICE = "service.json"
@@ -41,7 +42,7 @@ _FORMAT = FolderFormat(
 )
 _INDEXES = {INDEX: Index, VERSIONS: VersionedIndex, SETS: SetIndex}
 _RANKER, _RECOMMENDER, _INDEX = "ranker", "recommender", "index"
-_QUERIES = "queries.safetensors"
+_QUERIES = "queries"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +57,7 @@ class Parts:
     """Gives lists."""
     index: Index | VersionedIndex | None = None
     """Finds items by vectors."""
-    two_stage: TwoStage | None = None
+    two_stage: TwoStage | VersionedStages | None = None
     """Finds, then ranks."""
     sets: SetIndex | None = None
     """Finds sets by sets of vectors."""
@@ -67,7 +68,7 @@ def save_service(
     ranker: Path | str | None = None,
     recommender: Path | str | None = None,
     index: Path | str | None = None,
-    queries: Vectors | None = None,
+    queries: Vectors | Sequence[Vectors] | None = None,
     id_column: str | None = None,
 ) -> Path:
     """Copies what is served together into one folder, whole or not at all; replaces an older one.
@@ -77,8 +78,9 @@ def save_service(
         ranker: Folder of a model that predicts clicks, or of its run.
         recommender: Folder of a collaborative filter, or of its run.
         index: Folder of an index, an index of several versions, or an index of sets. With a ranker
-            it is the first of two stages, and must be of one version and of items.
-        queries: Vectors of users, of the same version of a model as the index.
+            it is the first of two stages, and must be of items.
+        queries: Vectors of users, of the same version of a model as the index; for an index of
+            several versions those of each, or of some.
         id_column: Column of the ranker with the item's id.
 
     Raises:
@@ -97,8 +99,9 @@ def save_service(
             shutil.copytree(artefact_folder(recommender), draft / _RECOMMENDER)
         if index is not None:
             shutil.copytree(index, draft / _INDEX)
-        if queries is not None:
-            queries.write(draft / _QUERIES)
+        given = [] if queries is None else [queries] if isinstance(queries, Vectors) else queries
+        for number, one in enumerate(given):
+            one.write(draft / f"{_QUERIES}-{number}.safetensors")
         _read(draft, "", id_column)  # what does not fit is found now, not when it is served
         return {"id_column": id_column, "files": fingerprints(draft)}
 
@@ -143,7 +146,7 @@ def load_parts(directory: Path | str) -> Parts:
         return Parts(name, ranker=Predictor.load(folder))
     content = _FORMAT.read(folder)
     for file, wanted in content["files"].items():
-        _FORMAT.check(folder / file, wanted, checksum=file == _QUERIES)
+        _FORMAT.check(folder / file, wanted, checksum=file.startswith(_QUERIES))
     return _read(folder, name, content["id_column"])
 
 
@@ -157,14 +160,29 @@ def _read(folder: Path, name: str, id_column: str | None) -> Parts:
     if (folder / _INDEX).is_dir():
         index = _read_index(folder / _INDEX)
     if ranker is not None and index is not None:
-        if not isinstance(index, Index):
-            raise ConfigError(
-                f"{_INDEX}: expected an index of items of one version beside a ranker, got a "
-                f"{type(index).__name__}. Serve it from a folder of its own."
-            )
-        queries = read_vectors(folder / _QUERIES) if (folder / _QUERIES).is_file() else None
-        two_stage = TwoStage(ranker, index, id_column, queries)
+        queries = [read_vectors(path) for path in sorted(folder.glob(f"{_QUERIES}-*.safetensors"))]
+        two_stage = _stages(ranker, index, id_column, queries)
     return _parts(name, ranker, recommender, index, two_stage)
+
+
+def _stages(
+    ranker: Predictor,
+    index: Index | VersionedIndex | SetIndex,
+    id_column: str | None,
+    queries: Sequence[Vectors],
+) -> TwoStage | VersionedStages:
+    if isinstance(index, VersionedIndex):
+        return VersionedStages(ranker, index, id_column, queries)
+    if isinstance(index, SetIndex):
+        raise ConfigError(
+            f"{_INDEX}: expected an index of items beside a ranker, got a SetIndex. Serve it from "
+            "a folder of its own."
+        )
+    if len(queries) > 1:
+        raise ConfigError(
+            f"`queries`: expected those of one version beside an index of one, got {len(queries)}."
+        )
+    return TwoStage(ranker, index, id_column, queries[0] if queries else None)
 
 
 def _read_index(folder: Path) -> Index | VersionedIndex | SetIndex:
@@ -178,7 +196,7 @@ def _parts(
     ranker: Predictor | None = None,
     recommender: Recommender | None = None,
     index: Index | VersionedIndex | SetIndex | None = None,
-    two_stage: TwoStage | None = None,
+    two_stage: TwoStage | VersionedStages | None = None,
 ) -> Parts:
     """Sets have a place of their own: they are asked otherwise."""
     if isinstance(index, SetIndex):

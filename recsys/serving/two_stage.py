@@ -15,6 +15,7 @@ import pyarrow as pa
 from recsys.errors import ConfigError, DataError
 from recsys.graph.interactions import Names
 from recsys.retrieval.index import Index
+from recsys.retrieval.versions import VersionedIndex
 from recsys.serving.predictor import Predictor
 from recsys.serving.rows import RowReader
 from recsys.serving.vectors import Vectors
@@ -224,3 +225,65 @@ class TwoStage:
             row = None if error.row is None else int(which[error.row - 1]) + 1
             raise DataError(error.message, row=row, column=error.column) from None
         return chances if chances.ndim == 1 else chances[:, 0]
+
+
+class VersionedStages:
+    """Two stages for every version of an index, while users move from one model to the next.
+
+    The ranker is one; vectors of users are of the version that they are asked with.
+
+    Args:
+        ranker: See `TwoStage`.
+        index: Indexes of the items by version.
+        id_column: See `TwoStage`.
+        queries: Vectors of users, those of a version at most once.
+
+    Raises:
+        ConfigError: Vectors of users are of no version of the index, or two are of one; or see
+            `TwoStage`.
+
+    Example:
+        See `TwoStage`: ``VersionedStages(ranker, index).of("v2").rank(queries, rows)``.
+    """
+
+    def __init__(
+        self,
+        ranker: Predictor,
+        index: VersionedIndex,
+        id_column: str | None = None,
+        queries: Sequence[Vectors] = (),
+    ) -> None:
+        users: dict[str | None, Vectors] = {}
+        for one in queries:
+            if one.version not in index.versions or one.version in users:
+                raise ConfigError(
+                    "expected vectors of users of different versions of the index "
+                    f"({', '.join(index.versions)}), got {one.version!r}."
+                )
+            users[one.version] = one
+        self._stages = {
+            version: TwoStage(ranker, index.of(version), id_column, users.get(version))
+            for version in index.versions
+        }
+
+    def of(self, version: str | None) -> TwoStage:
+        """The stages of a version.
+
+        Args:
+            version: Of the model that made the query.
+
+        Raises:
+            DataError: There is none of it.
+        """
+        if version is None or version not in self._stages:
+            known = ", ".join(self._stages)
+            raise DataError(
+                "version: expected that of the model that made the query, got "
+                f"{'none' if version is None else repr(version)}. Known: {known}."
+            )
+        return self._stages[version]
+
+    @property
+    def newest(self) -> TwoStage:
+        """Those of the version that was put last, which rank given items."""
+        return next(reversed(self._stages.values()))

@@ -11,6 +11,7 @@ from recsys.serving.folder import artefact_version
 from recsys.serving.recommender import Recommender
 from recsys.serving.recommender_folder import save_recommender
 from recsys.serving.service_folder import load_parts, save_service
+from recsys.serving.two_stage import TwoStage
 from recsys.serving.vectors import Vectors, read_vectors
 from tests.serving.test_recommender_folder import TRAIN, VALID, built
 
@@ -54,9 +55,9 @@ def test_users_of_another_training_are_not_served(tmp_path, artefact):
     parts = {"ranker": artefact, "index": index, "id_column": "user_id"}
     save_service(tmp_path / "served", queries=old.vectors("user"), **parts)
     two_stage = load_parts(tmp_path / "served").two_stage
-    assert two_stage is not None and two_stage.index.version == old.version
+    assert isinstance(two_stage, TwoStage) and two_stage.index.version == old.version
     with pytest.raises(ConfigError, match=f"version '{new.version}', .* items of '{old.version}'"):
         save_service(tmp_path / "served", queries=new.vectors("user"), **parts)
     again = load_parts(tmp_path / "served").two_stage
-    assert again is not None and again.queries is not None
+    assert isinstance(again, TwoStage) and again.queries is not None
     assert again.queries.version == old.version  # what was served is still there
