@@ -25,6 +25,7 @@ from recsys.retrieval.checks import VersionedVectors, as_vectors
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _MINED = 1024  # items that hard negatives are looked for among, and places counted
 _HARDEST = 5
+_BLOCK = 1 << 16
 _HISTORY = 10
 _DROPOUT = 0.2
 _FORMAT = "recsys content vectors"
@@ -166,11 +167,16 @@ class ContentVectors:
         random = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(given), generator=random)
         out, kept = order[: len(given) // 10], order[len(given) // 10 :]
-        ridge, linear = self._best_ridge(given, wanted, kept, out)
+        system, tried = _Ridge(given[kept], wanted[kept]), []
+        for ridge in _RIDGES:
+            self._start(system, ridge)
+            tried.append((self._place(given[out], wanted[out]), -ridge))
+        linear, ridge = max(tried)[0], -max(tried)[1]
         epochs, trained = 0, linear
         if self.epochs:
-            epochs, trained = self._best_epochs(given, wanted, kept, out, ridge, seen, say)
-        self._start(given, wanted, ridge)
+            self._start(system, ridge)
+            epochs, trained = self._best_epochs(given, wanted, kept, out, seen, say)
+        self._start(_Ridge(given, wanted), ridge)
         for _ in self._train(given, wanted, epochs, seen) if epochs else ():
             pass
         self.version = vectors.version if versioned else None
@@ -255,40 +261,20 @@ class ContentVectors:
             x @ found["linear"] + found["shift"] + hidden @ found["second"] + found["second_bias"]
         )
 
-    def _start(self, content: Tensor, vectors: Tensor, ridge: float) -> None:
+    def _start(self, system: _Ridge, ridge: float) -> None:
         """The linear map, and a network that adds nothing yet."""
         random = torch.Generator().manual_seed(self.seed)
-        mean, shift = content.mean(0), vectors.mean(0)
-        x = (content - mean).double()
-        unit = float(x.square().mean().clamp(min=1e-30))
-        # The smaller of the two systems: rows or columns.
-        y, strength = (vectors - shift).double(), ridge * unit * len(x)
-        if x.shape[1] <= len(x):
-            eye = torch.eye(x.shape[1], dtype=x.dtype)
-            linear = torch.linalg.solve(x.T @ x + strength * eye, x.T @ y)
-        else:
-            linear = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(len(x)).double(), y)
-        width = x.shape[1]
-        first = torch.randn(width, self.hidden, generator=random) / (unit * width) ** 0.5
+        linear = system.solved(ridge)
+        first = torch.randn(len(linear), self.hidden, generator=random)
         self._weights = {
-            "mean": mean,
-            "linear": linear.float(),
-            "shift": shift,
-            "first": first,
+            "mean": system.mean,
+            "linear": linear,
+            "shift": system.shift,
+            "first": first / (system.unit * len(linear)) ** 0.5,
             "first_bias": torch.zeros(self.hidden),
-            "second": torch.zeros(self.hidden, vectors.shape[1]),
-            "second_bias": torch.zeros(vectors.shape[1]),
+            "second": torch.zeros(self.hidden, linear.shape[1]),
+            "second_bias": torch.zeros(linear.shape[1]),
         }
-
-    def _best_ridge(
-        self, content: Tensor, vectors: Tensor, kept: Tensor, out: Tensor
-    ) -> tuple[float, float]:
-        found = []
-        for ridge in _RIDGES:
-            self._start(content[kept], vectors[kept], ridge)
-            found.append((self._place(content[out], vectors[out]), -ridge))
-        place, ridge = max(found)
-        return -ridge, place
 
     def _best_epochs(
         self,
@@ -296,11 +282,9 @@ class ContentVectors:
         vectors: Tensor,
         kept: Tensor,
         out: Tensor,
-        ridge: float,
         seen: _Seen | None,
         say: Callable[[str], None],
     ) -> tuple[int, float]:
-        self._start(content[kept], vectors[kept], ridge)
         best = (self._place(content[out], vectors[out]), 0)
         some = None if seen is None else seen.among(kept, len(content))
         for epoch in self._train(content[kept], vectors[kept], self.epochs, some):
@@ -376,6 +360,35 @@ class ContentVectors:
         own = near.diagonal()[:, None]
         further = (near < own).sum() + 0.5 * ((near == own).sum() - len(near))
         return float(further / (len(near) * (len(near) - 1)))
+
+
+class _Ridge:
+    """Regressions of vectors on contents: the products once, then a map for any ridge."""
+
+    def __init__(self, content: Tensor, vectors: Tensor) -> None:
+        self.mean, self.shift = content.mean(0), vectors.mean(0)
+        count, width = content.shape
+        self._x = None if width <= count else (content - self.mean).double()
+        if self._x is None:
+            system = torch.zeros(width, width, dtype=torch.float64)
+            right = torch.zeros(width, vectors.shape[1], dtype=torch.float64)
+            for x, y in zip(content.split(_BLOCK), vectors.split(_BLOCK)):
+                x = (x - self.mean).double()
+                system += x.T @ x
+                right += x.T @ (y - self.shift).double()
+        else:  # the smaller of the two systems
+            system, right = self._x @ self._x.T, (vectors - self.shift).double()
+        self._system, self._right = system, right
+        self.unit = max(float(system.trace()) / (count * width), 1e-30)
+        """Mean square of a centred content."""
+        self._count = count
+
+    def solved(self, ridge: float) -> Tensor:
+        """The map, for a ridge of this share of the mean square."""
+        strength = ridge * self.unit * self._count
+        eye = torch.eye(len(self._system), dtype=torch.float64)
+        found = torch.linalg.solve(self._system + strength * eye, self._right)
+        return (found if self._x is None else self._x.T @ found).float()
 
 
 class _Seen:

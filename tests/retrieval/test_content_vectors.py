@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from recsys.errors import DataError
-from recsys.retrieval.content_vectors import ContentVectors, _Seen
+from recsys.retrieval.content_vectors import ContentVectors, _Ridge, _Seen
 from recsys.serving.vectors import Vectors
 
 
@@ -40,7 +40,8 @@ def test_a_linear_map_is_found_and_kept(tmp_path: Path) -> None:
     assert again.version == guess.version == "v7" and again.width == 6
 
 
-def test_the_ridge_is_a_share_of_the_mean_square_of_centred_contents() -> None:
+def test_the_ridge_is_a_share_of_the_mean_square_of_centred_contents(monkeypatch) -> None:
+    monkeypatch.setattr("recsys.retrieval.content_vectors._BLOCK", 64)
     content, vectors = linear_world(noise=1.0)
     guess = ContentVectors()
     ridge = guess.fit(content, vectors).ridge
@@ -51,7 +52,7 @@ def test_the_ridge_is_a_share_of_the_mean_square_of_centred_contents() -> None:
     wide = torch.cat([content, torch.zeros(300, 500)], 1)  # the other of the two systems
     other = ContentVectors()
     other.fit(wide, vectors)
-    other._start(wide, vectors, ridge * 506 / 6)  # zeros thin the mean square out
+    other._start(_Ridge(wide, vectors), ridge * 506 / 6)  # zeros thin the mean square out
     np.testing.assert_allclose(other.vectors(wide), expected.numpy(), atol=1e-4)
 
 
@@ -116,7 +117,7 @@ def test_sequences_pull_items_of_a_user_together() -> None:
 
     def apart(weight: float) -> float:
         guess = ContentVectors(epochs=3, hidden=64, learning_rate=1e-2, sequence_weight=weight)
-        guess._start(content, vectors, 1.0)
+        guess._start(_Ridge(content, vectors), 1.0)
         for _ in guess._train(content, vectors, 30, _Seen(users, rows, 200)):
             pass
         found = functional.normalize(torch.from_numpy(guess.vectors(content)), dim=1)
