@@ -262,17 +262,17 @@ class ContentVectors:
         )
 
     def _start(self, system: _Ridge, ridge: float) -> None:
-        """The linear map, and a network that adds nothing yet."""
+        """The linear map, and a network that adds nothing yet; without epochs it has no width."""
         random = torch.Generator().manual_seed(self.seed)
-        linear = system.solved(ridge)
-        first = torch.randn(len(linear), self.hidden, generator=random)
+        linear, hidden = system.solved(ridge), self.hidden if self.epochs else 0
+        first = torch.randn(len(linear), hidden, generator=random)
         self._weights = {
             "mean": system.mean,
             "linear": linear,
             "shift": system.shift,
             "first": first / (system.unit * len(linear)) ** 0.5,
-            "first_bias": torch.zeros(self.hidden),
-            "second": torch.zeros(self.hidden, linear.shape[1]),
+            "first_bias": torch.zeros(hidden),
+            "second": torch.zeros(hidden, linear.shape[1]),
             "second_bias": torch.zeros(linear.shape[1]),
         }
 
