@@ -124,6 +124,10 @@ def read_vectors(path: Path | str) -> Vectors:
         DataError: It is missing, damaged or another kind of file.
     """
     file = Path(path)
+    if not file.is_file():
+        raise DataError(
+            "expected vectors as `Vectors.write` writes them, got no such file.", file=str(path)
+        )
     try:
         found = _read_parquet(file) if file.suffix == ".parquet" else _read_safetensors(file)
     except (OSError, SafetensorError, pa.ArrowInvalid, KeyError, json.JSONDecodeError) as error:
