@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # Layer of every part, and which parts of its own layer it may use (style: imports go downward).
 LAYERS = {
     "errors": 0, "types": 0, "schema": 0, "hashing": 0, "folders": 0,
-    "config_text": 0, "config_problems": 0,
+    "config_text": 0, "config_problems": 0, "native": 0,
     "data": 1, "embeddings": 1, "layers": 1, "losses": 1, "metrics": 1,
     "graph": 1,
     "base": 2, "cf": 2, "cf_fitted": 2, "cf_graph": 2, "cf_contrast": 2, "cf_knowledge": 2,
@@ -32,6 +32,7 @@ SIDEWAYS = {
     "folders": {"errors"},
     "config_text": {"errors"},
     "config_problems": {"errors"},
+    "native": set(),
     "embeddings": {"layers"},  # decoders start like layers
     "graph": {"data"},  # files, downloads
     "cf": {"base"},

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys import native
 from recsys.embeddings.ids import Ids
 from recsys.errors import SchemaError
 
@@ -59,27 +58,13 @@ _RULE = np.dtype(
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None (the reason is logged once)."""
-    if ctypes.sizeof(ctypes.c_void_p) != 8:
-        return _without("this is not a 64-bit platform")
-    spec = importlib.util.find_spec("recsys.embeddings._kernels")
-    if spec is None or spec.origin is None:
-        return _without("recsys.embeddings._kernels was not built (no C compiler at install?)")
-    try:
-        found = ctypes.CDLL(spec.origin)
-        found.recsys_abi.restype = ctypes.c_int64
-        abi = found.recsys_abi()
-    except (OSError, AttributeError) as error:
-        return _without(f"{spec.origin} cannot be used: {error}")
-    if abi != _ABI:
-        return _without(f"{spec.origin} is of another version ({abi}, expected {_ABI}); reinstall")
-    found.recsys_out_of_range.restype = ctypes.c_int64
-    found.recsys_pooled.restype = ctypes.c_int64
-    found.recsys_hash.restype = None
+    otherwise = "embedding tables use plain torch operations, about 3x slower"
+    found = native.load("recsys.embeddings._kernels", _ABI, logger, otherwise)
+    if found is not None:
+        found.recsys_out_of_range.restype = ctypes.c_int64
+        found.recsys_pooled.restype = ctypes.c_int64
+        found.recsys_hash.restype = None
     return found
-
-
-def _without(reason: str) -> None:
-    logger.warning("embedding tables use plain torch operations, about 3x slower: %s", reason)
 
 
 def fit(*tensors: Tensor) -> bool:
@@ -96,18 +81,13 @@ def _pointer(tensor: Tensor | NDArray[Any] | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.ctypes.data)
 
 
-@functools.cache
-def _threads(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="recsys-tables")
-
-
 def _shares(costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Splits items over torch's threads, each the next to the least loaded, largest first.
 
     Items never share memory that is written, so results do not depend on the split.
     """
     threads = min(torch.get_num_threads(), len(costs))
-    if threads == 1 or costs.sum() < 1 << 18:
+    if threads == 1 or costs.sum() < native.WORTH_A_THREAD:
         return [np.arange(len(costs))]
     loads, shares = [0] * threads, [[] for _ in range(threads)]
     for item in np.argsort(-costs, kind="stable"):
@@ -120,7 +100,9 @@ def _shares(costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _run(calls: Sequence[functools.partial[Any]]) -> list[Any]:
     if len(calls) == 1:
         return [calls[0]()]
-    return [future.result() for future in [_threads(len(calls)).submit(call) for call in calls]]
+    return [
+        future.result() for future in [native.threads(len(calls)).submit(call) for call in calls]
+    ]
 
 
 def plain_ids(ids: Ids) -> Ids:

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 2
+#define ABI 3
 
 #if !defined(__GNUC__)
 #error "needs the vector types of gcc or clang; recsys works without this file, slower"
@@ -35,7 +35,7 @@ typedef struct {
     int64_t first, last; /* rows to work on */
 } part_t;
 
-int64_t recsys_spmm_abi(void) { return ABI; }
+int64_t recsys_abi(void) { return ABI; }
 
 /* Columns d to d + LANES * n of the product. */
 INLINE void product_columns(const part_t *part, const float *x, float *out, int64_t dim, int64_t d,

@@ -12,46 +12,32 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys import native
+from recsys.native import pointer
+
 logger = logging.getLogger(__name__)
 
-_ABI = 2
-_WORTH_A_THREAD = 1 << 18  # floats gathered
+_ABI = 3
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None (the reason is logged once)."""
-    if ctypes.sizeof(ctypes.c_void_p) != 8:
-        return _without("this is not a 64-bit platform")
-    spec = importlib.util.find_spec("recsys.graph._spmm")
-    if spec is None or spec.origin is None:
-        return _without("recsys.graph._spmm was not built (no C compiler at install?)")
-    try:
-        found = ctypes.CDLL(spec.origin)
-        found.recsys_spmm_abi.restype = ctypes.c_int64
-        abi = found.recsys_spmm_abi()
-    except (OSError, AttributeError) as error:
-        return _without(f"{spec.origin} cannot be used: {error}")
-    if abi != _ABI:
-        return _without(f"{spec.origin} is of another version ({abi}, expected {_ABI}); reinstall")
-    for name in ("recsys_spmm", "recsys_edge_dots", "recsys_perturb", "recsys_drop"):
-        getattr(found, name).restype = None
+    otherwise = "propagation uses torch's sparse product, about 4x slower"
+    found = native.load("recsys.graph._spmm", _ABI, logger, otherwise)
+    if found is not None:
+        for name in ("recsys_spmm", "recsys_edge_dots", "recsys_perturb", "recsys_drop"):
+            getattr(found, name).restype = None
     return found
-
-
-def _without(reason: str) -> None:
-    logger.warning("propagation uses torch's sparse product, about 4x slower: %s", reason)
 
 
 def fit(*tensors: Tensor) -> bool:
@@ -79,7 +65,7 @@ def product(indptr: Tensor, col: Tensor, values: Tensor, x: Tensor) -> Tensor:
     out = torch.empty(len(indptr) - 1, dim)
 
     def work(part: ctypes.Array[ctypes.c_int64]) -> None:
-        found.recsys_spmm(part, _pointer(x), _pointer(out), ctypes.c_int64(dim))
+        found.recsys_spmm(part, pointer(x), pointer(out), ctypes.c_int64(dim))
 
     _run(work, indptr, col, values, dim)
     return out
@@ -105,7 +91,7 @@ def edge_dots(indptr: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tenso
 
     def work(part: ctypes.Array[ctypes.c_int64]) -> None:
         found.recsys_edge_dots(
-            part, _pointer(left), _pointer(right), _pointer(out), ctypes.c_int64(dim)
+            part, pointer(left), pointer(right), pointer(out), ctypes.c_int64(dim)
         )
 
     _run(work, indptr, col, out, dim)
@@ -146,18 +132,13 @@ def _by_rows(kernel: Callable[..., None], x: Tensor, *options: Any) -> Tensor:
     x = x.contiguous()
     rows, dim = x.shape
     out = torch.empty_like(x)
-    threads = torch.get_num_threads() if x.numel() >= _WORTH_A_THREAD else 1
 
     def work(part: tuple[int, int]) -> None:
         first, last = map(ctypes.c_int64, part)
-        kernel(_pointer(x), _pointer(out), first, last, ctypes.c_int64(dim), *options)
+        kernel(pointer(x), pointer(out), first, last, ctypes.c_int64(dim), *options)
 
-    _spread(work, [(rows * t // threads, rows * (t + 1) // threads) for t in range(threads)])
+    native.by_rows(work, rows, x.numel())
     return out
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _run(
@@ -166,7 +147,7 @@ def _run(
 ) -> None:  # fmt: skip
     """Calls ``work`` with the struct ``part_t`` of every thread's rows."""
     rows = len(indptr) - 1
-    threads = torch.get_num_threads() if len(col) * dim >= _WORTH_A_THREAD else 1
+    threads = torch.get_num_threads() if len(col) * dim >= native.WORTH_A_THREAD else 1
     bounds = [0, rows]
     if threads > 1:
         marks = [len(col) * t // threads for t in range(1, threads)]
@@ -174,18 +155,4 @@ def _run(
     struct = ctypes.c_int64 * 5
     addresses = (indptr.data_ptr(), col.data_ptr(), values.data_ptr())
     parts = [struct(*addresses, *pair) for pair in itertools.pairwise(bounds) if pair[0] < pair[1]]
-    _spread(work, parts)
-
-
-@functools.cache
-def _threads(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="recsys-graph")
-
-
-def _spread(work: Callable[[Any], None], parts: list[Any]) -> None:
-    """Each part on a thread of its own; the last on this one."""
-    waiting = [_threads(len(parts) - 1).submit(work, part) for part in parts[:-1]]
-    for part in parts[-1:]:
-        work(part)
-    for future in waiting:
-        future.result()
+    native.spread(work, parts)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
+from recsys.retrieval.code_products import few
 from recsys.retrieval.rows import Rows
 from recsys.retrieval.scan import Hidden, scan
 
@@ -173,7 +174,7 @@ class ScannedCodes(Codes):
         return scan(scores, len(table), count, masks, hidden)
 
     def scores(self, prepared: Tensor, rows: Mapping[str, Rows], start: int, stop: int) -> Tensor:
-        """Scores of a range of rows, decoded a few thousand at a time.
+        """Scores of a range of rows, decoded a few thousand at a time where they are decoded.
 
         Args:
             prepared: From `prepare`.
@@ -185,8 +186,9 @@ class ScannedCodes(Codes):
             - output: (B, stop - start)
         """
         out = prepared.new_empty((len(prepared), stop - start))
-        for low in range(start, stop, _DECODED_ROWS):
-            high = min(low + _DECODED_ROWS, stop)
+        step = stop - start if few(len(prepared)) else _DECODED_ROWS
+        for low in range(start, stop, step):
+            high = min(low + step, stop)
             parts = {name: table.block(low, high) for name, table in rows.items()}
             out[:, low - start : high - start] = self.products(prepared, parts)
         return out

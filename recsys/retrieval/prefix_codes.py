@@ -14,6 +14,8 @@ from recsys.errors import DataError
 from recsys.retrieval.codes import ScannedCodes, directions, take_state
 from recsys.retrieval.scalar_codes import ScalarCodes
 
+_BLOCK = 4096  # rows
+
 
 class PrefixCodes(ScannedCodes):
     """Search by the first ``dims`` values; whole vectors score the candidates again.
@@ -124,7 +126,8 @@ class PrefixCodes(ScannedCodes):
         """See `ScannedCodes`."""
         if self._inside is not None:
             return self._inside.products(prepared, parts)
-        return prepared @ parts["codes"].float().T
+        blocks = parts["codes"].split(_BLOCK)
+        return torch.cat([prepared @ block.float().T for block in blocks], 1)
 
     def state(self) -> dict[str, Tensor]:
         """See `Codes`."""

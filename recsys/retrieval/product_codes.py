@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recsys.errors import DataError
 from recsys.losses.in_batch import in_batch
+from recsys.retrieval.code_products import few, table_sums
 from recsys.retrieval.codes import Basis, ScannedCodes, directions, half, sample, take_state
 from recsys.retrieval.training_pairs import TrainingPairs
 
@@ -226,12 +227,14 @@ class ProductCodes(ScannedCodes):
         return queries @ (self._matrix * self._unit)
 
     def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """See `ScannedCodes`.
-
-        Measured, 4,096 codes of 16 parts: to gather centroids and multiply takes a third of the
-        time that look-ups of products take for one query, and a fifth of it for 256.
-        """
-        scores = prepared @ self._centroids(parts["codes"]).T
+        """See `ScannedCodes`: by products with all centroids, or with those of the codes."""
+        if few(len(prepared)):
+            cut = prepared.unflatten(1, (self.parts, -1))
+            tables = torch.einsum("bpw,pcw->bpc", cut, self._book)
+            tables = torch.nn.functional.pad(tables, (0, _CENTROIDS - tables.shape[2]))
+            scores = table_sums(tables, parts["codes"])
+        else:
+            scores = prepared @ self._centroids(parts["codes"]).T
         return scores.mul_(parts["length"].float())
 
     def state(self) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from torch.nn import functional
 from recsys.errors import DataError
 from recsys.losses.distillation import list_distillation
 from recsys.losses.in_batch import in_batch
+from recsys.retrieval.code_products import few
 from recsys.retrieval.codes import ScannedCodes, directions, half, sample, take_state
-from recsys.retrieval.sign_bits import pack_signs, unpack_signs
+from recsys.retrieval.sign_bits import pack_signs, sign_products, unpack_signs
 from recsys.retrieval.training_pairs import TrainingPairs
 
 _PAIRS = 20_000  # looked at in an epoch
@@ -193,7 +194,10 @@ class RecurrentCodes(ScannedCodes):
     def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """See `ScannedCodes`."""
         levels = parts["codes"].unbind(1)
-        scores = prepared @ sum_of_signs([unpack_signs(level) for level in levels]).T
+        if few(len(prepared)):
+            scores = sum_of_signs([sign_products(prepared, level) for level in levels])
+        else:
+            scores = prepared @ sum_of_signs([unpack_signs(level) for level in levels]).T
         return scores.mul_(parts["length"].float())
 
     def state(self) -> dict[str, Tensor]:

@@ -47,6 +47,11 @@ class Rows:
         """Values in a row."""
         return self._base.shape[1]
 
+    def parts(self) -> list[tuple[int, Tensor]]:
+        """Number of the first row, and the rows, of the fixed part and of what was appended."""
+        parts = [(0, self._base), (len(self._base), self._tail[: self._used])]
+        return parts if self._used else parts[:1]
+
     def append(self, rows: Tensor) -> Rows:
         """The table with more rows; this one stays as it is.
 

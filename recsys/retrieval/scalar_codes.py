@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import DataError
+from recsys.retrieval.code_products import level_products, unpacked
 from recsys.retrieval.codes import Basis, ScannedCodes, half, sample, take_state
 
 _SHRINK = torch.linspace(1.0, 0.3, 15).tolist()
@@ -100,21 +101,13 @@ class ScalarCodes(ScannedCodes):
             codes = low
         return {"codes": codes, "length": half(fitted, self._unit)}
 
-    def _unpacked(self, codes: Tensor) -> Tensor:
-        if self.bits == 8:
-            return codes.float()
-        both = codes.new_empty((len(codes), 2 * codes.shape[1]), dtype=torch.float32)
-        both[:, : codes.shape[1]] = codes & 15
-        both[:, codes.shape[1] :] = codes >> 4
-        return both[:, : len(self._low)]
-
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Approximate vectors, (n, D).
 
         Args:
             parts: From `encode`.
         """
-        directions = self._low + self._step * self._unpacked(parts["codes"])
+        directions = self._low + self._step * unpacked(parts["codes"], self.bits, len(self._low))
         return self._basis.back(directions * (parts["length"].float() * self._unit)[:, None])
 
     def prepare(self, queries: Tensor) -> Tensor:
@@ -124,8 +117,7 @@ class ScalarCodes(ScannedCodes):
 
     def products(self, prepared: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """See `ScannedCodes`."""
-        levels = self._unpacked(parts["codes"])
-        scores = torch.addmm(prepared[:, -1:], prepared[:, :-1], levels.T)
+        scores = level_products(prepared[:, :-1], prepared[:, -1], parts["codes"], self.bits)
         return scores.mul_(parts["length"].float())
 
     def state(self) -> dict[str, Tensor]:

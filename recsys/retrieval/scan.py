@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from recsys.metrics.top_items import top_items
+from recsys.retrieval.code_products import pair_dots
 from recsys.retrieval.rows import Rows
 
 BLOCK = 1 << 16
 """Rows scored at a time."""
-_PAIR_FLOATS = 1 << 22
 
 
 class Hidden(NamedTuple):
@@ -136,12 +136,10 @@ def rescore(
     query, place = (values > -torch.inf).nonzero(as_tuple=True)
     row = rows[query, place]
     exact = torch.full_like(values, -torch.inf)
-    step = max(1, _PAIR_FLOATS // queries.shape[1])
-    wide = queries.double()
-    for start in range(0, len(row), step):
-        part = slice(start, start + step)
-        products = table.take(row[part]).double().mul_(wide[query[part]])
-        exact[query[part], place[part]] = products.sum(1).float()
+    for first, part in table.parts():
+        mine = ((row >= first) & (row < first + len(part))).nonzero()[:, 0]
+        which = query[mine]
+        exact[which, place[mine]] = pair_dots(queries, which, part, row[mine] - first)
     rows, order = rows.sort(dim=1)
     exact, best = exact.gather(1, order).sort(dim=1, descending=True, stable=True)
     return exact[:, :k], rows.gather(1, best[:, :k])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recsys.errors import DataError
 from recsys.retrieval.codes import Basis, ScannedCodes, half, sample, take_state
-from recsys.retrieval.sign_bits import pack_signs, unpack_signs
+from recsys.retrieval.sign_bits import pack_signs, sign_products, unpack_signs
 
 
 class SignCodes(ScannedCodes):
@@ -107,8 +107,7 @@ class SignCodes(ScannedCodes):
         lengths = parts["length"].float()
         total = prepared.new_zeros((len(prepared), len(lengths)))
         for level in range(self.levels):
-            signs = unpack_signs(parts["codes"][:, level])
-            total.addcmul_(prepared @ signs.T, lengths[:, level])
+            total.addcmul_(sign_products(prepared, parts["codes"][:, level]), lengths[:, level])
         return total
 
     @property

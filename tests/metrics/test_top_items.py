@@ -7,8 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.metrics import selection
 from recsys.metrics import top_items as subject
 from recsys.metrics.top_items import NO_ITEM, flat_positions, top_items
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"], scope="module")
+def way(request):
+    """Every test runs by both ways."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(selection, "library", lambda: None)
+        yield request.param
 
 
 def naive(row: list[float], k: int) -> list[int]:
@@ -51,6 +61,7 @@ def test_by_groups_equals_sorting(size, kind):
 
 def test_the_way_by_groups_is_taken(monkeypatch):
     """Otherwise the test above would test the simple way."""
+    monkeypatch.setattr(selection, "library", lambda: None)
     scores = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0))
     expected = top_items(scores, 9)[1]
     called = []
