@@ -19,6 +19,11 @@ clock.
 Filters: exact searches, the share of the allowed top k found against a full sort, and the time.
 Cut-off: `CosineAdapter` on the best 100 of every query, judged on queries that it has not seen; on
 titles of BundleRec where --titles is there, else on the same vectors.
+
+Sets: half of a bundle's titles (of --titles), or of what a user had (of --run), asks for its other
+half among those of all. ``in 10`` and ``in 100``: the share of the exact best ten (by MaxSim) among
+the best ten and the best hundred by means or encodings; ``hit``: how often the other half is among
+the ten of a `SetIndex`, which scores a hundred again; beside it that of exact search.
 """
 
 import argparse
@@ -28,20 +33,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from index_vectors import Own, clustered, planted, titles, trained
+from index_vectors import Own, bundle_lists, clustered, halves, planted, titles, trained
 from printing import machine, say, table
 from recsys.retrieval.adapter import CosineAdapter, labelled
 from recsys.retrieval.codes import Codes
 from recsys.retrieval.faiss_codes import FaissCodes, available
 from recsys.retrieval.fidelity import fidelity
+from recsys.retrieval.fixed_encodings import FixedEncodings
 from recsys.retrieval.index import Index
 from recsys.retrieval.prefix_codes import PrefixCodes
 from recsys.retrieval.product_codes import ProductCodes
 from recsys.retrieval.recurrent_codes import RecurrentCodes
 from recsys.retrieval.scalar_codes import ScalarCodes
+from recsys.retrieval.set_index import SetIndex
 from recsys.retrieval.sign_codes import SignCodes
+from recsys.retrieval.vector_sets import VectorSets, max_sim
 
-TABLES = ("codes", "filters", "cutoff")
+TABLES = ("codes", "filters", "cutoff", "sets")
+ENCODINGS = ((3, 10, 16), (4, 20, 16), (5, 20, 32))
+"""Hyperplanes, repetitions and values of a bucket, see `FixedEncodings`."""
 
 
 def every_code(own: Own, epochs: int) -> list[tuple[str, Codes | None]]:
@@ -184,6 +194,37 @@ def cutoff_table(own: Own, epochs: int) -> None:
     table([*rows, [*row, f"{found.kept:.1f}", f"{found.empty:.1%}"]])
 
 
+def sets_table(name: str, queries: VectorSets, documents: VectorSets, size: float) -> None:
+    """A row for means and for encodings of some widths."""
+    exact = torch.stack([max_sim(queries[n], documents) for n in range(len(queries))])
+    best = exact.topk(10, dim=1).indices
+    own = torch.arange(len(queries))[:, None]
+    print(
+        f"{name}: {len(queries):,} sets of {size:.1f} vectors, exact hit "
+        f"{float((best == own).any(1).float().mean()):.3f}"
+    )
+    rows = [["candidates by", "values", "in 10", "in 100", "hit", "ms a query"]]
+    dim = documents.dim
+    every = [FixedEncodings(dim, bits=b, repetitions=r, projected=p) for b, r, p in ENCODINGS]
+    for encodings in (None, *every):
+        index = SetIndex(documents, range(len(documents)), encodings=encodings)
+        found = index.index.search(index.query_vectors(queries), 100)
+        kept = [
+            np.mean([np.isin(mine.numpy(), hits.ids[:k]).mean() for mine, hits in zip(best, found)])
+            for k in (10, 100)
+        ]
+        start = time.perf_counter()
+        again = index.search(queries, 10)
+        milliseconds = 1000 * (time.perf_counter() - start) / len(queries)
+        hit = np.mean([row in hits.ids for row, hits in enumerate(again)])
+        label = "mean" if encodings is None else "encoding"
+        width = dim if encodings is None else encodings.width
+        shares = [f"{value:.3f}" for value in (*kept, hit)]
+        rows.append([label, f"{width:,}", *shares, f"{milliseconds:.2f}"])
+        say(f"{label} of {width:,} values")
+    table(rows)
+
+
 def source(args: argparse.Namespace) -> Own:
     """The vectors that were asked for."""
     if args.run is not None:
@@ -208,6 +249,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="items in place of made ones, .npy")
     parser.add_argument("--queries", type=Path, help="queries in place of made ones, .npy")
     parser.add_argument("--titles", type=Path, default=Path(".data/bundlerec_electronic"))
+    parser.add_argument("--least", type=int, default=10, help="items of a user to be a set")
     parser.add_argument("-k", type=int, default=20)
     parser.add_argument("--rescore", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10, help="of codes that are trained")
@@ -225,6 +267,10 @@ def main() -> None:
         filters_table(own, args.k)
     if "cutoff" in args.only:
         cutoff_table(titles(args.titles) if args.titles.is_dir() else own, 60)
+    if "sets" in args.only and args.titles.is_dir():
+        sets_table("bundles of titles", *halves(*bundle_lists(args.titles), least=4))
+    if "sets" in args.only and args.run is not None:
+        sets_table("what users had", *halves(own.items, own.seen, args.least))
 
 
 if __name__ == "__main__":

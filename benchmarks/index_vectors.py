@@ -14,7 +14,9 @@ import scipy.sparse.linalg
 
 from recsys.cf import EmbeddingModel
 from recsys.datasets.bundle_rec import BundleRec
+from recsys.graph.bundles import BundleData
 from recsys.retrieval.training_pairs import TrainingPairs
+from recsys.retrieval.vector_sets import VectorSets
 from recsys.serving.recommender_folder import load_recommender
 
 
@@ -81,8 +83,8 @@ def trained(folder: Path, asked: int) -> Own:
     )
 
 
-def titles(folder: Path, dim: int = 64) -> Own:
-    """Titles of BundleRec (TF-IDF, main directions, cosine); relevant shares the last category."""
+def _title_vectors(folder: Path, dim: int) -> tuple[np.ndarray, np.ndarray, list[str], BundleData]:
+    """Of the items that have words and a category: vectors, rows, last categories; and the data."""
     data = BundleRec(BundleRec.Config(path=str(folder))).bundle_data(folder)
     assert data.item_texts is not None and data.item_categories is not None
     words = [re.findall(r"[a-z0-9]+", text.lower()) for text in data.item_texts]
@@ -101,10 +103,36 @@ def titles(folder: Path, dim: int = 64) -> Own:
     leaves = [names[-1] if names else "" for names in data.item_categories]
     use = np.flatnonzero((lengths > 1e-6) & np.array([bool(leaf) for leaf in leaves]))
     vectors = (vectors[use] / lengths[use, None]).astype(np.float32)
-    leaves = [leaves[row] for row in use]
+    return vectors, use, [leaves[row] for row in use], data
+
+
+def titles(folder: Path, dim: int = 64) -> Own:
+    """Titles of BundleRec (TF-IDF, main directions, cosine); relevant shares the last category."""
+    vectors, use, leaves, _ = _title_vectors(folder, dim)
     among: dict[str, list[int]] = {}
     for row, leaf in enumerate(leaves):
         among.setdefault(leaf, []).append(row)
     relevant = [[other for other in among[leaf] if other != row] for row, leaf in enumerate(leaves)]
     own = [[row] for row in range(len(use))]
     return Own(f"titles of {folder}", vectors, vectors, np.ones(len(use)), relevant, own)
+
+
+def bundle_lists(folder: Path, dim: int = 64) -> tuple[np.ndarray, list[list[int]]]:
+    """Vectors of titles, and the rows of every bundle of BundleRec."""
+    vectors, use, _, data = _title_vectors(folder, dim)
+    place = np.full(len(data.bundles.items), -1)
+    place[use] = np.arange(len(use))
+    rows = place[data.bundles.item]
+    lists = np.split(rows, data.bundles.offsets()[1:-1])
+    return vectors, [one[one >= 0].tolist() for one in lists]
+
+
+def halves(
+    vectors: np.ndarray, lists: list[list[int]], least: int
+) -> tuple[VectorSets, VectorSets, float]:
+    """A random half of every list of ``least`` rows to ask with, the rest to be found; mean size."""
+    random = np.random.default_rng(4)
+    mixed = [random.permutation(rows) for rows in lists if len(rows) >= least]
+    parts = [np.array_split(rows, 2) for rows in mixed]
+    queries, documents = (VectorSets.of([vectors[part[n]] for part in parts]) for n in (0, 1))
+    return queries, documents, float(np.mean([len(part[1]) for part in parts]))
