@@ -22,7 +22,7 @@ class FixedEncodings:
     zero, or takes its vector of the nearest bucket (``fill``). Buckets are sketched to
     ``projected`` values by random signs, and all of them stand one after the other.
 
-    For sets of a few vectors the mean and an exact second look are as good at a hundredth of the
+    For sets of a few vectors the mean and an exact second look are as good at a fraction of the
     size; see `recsys.retrieval.set_index.SetIndex`.
 
     Args:
