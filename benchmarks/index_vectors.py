@@ -130,7 +130,7 @@ def bundle_lists(folder: Path, dim: int = 64) -> tuple[np.ndarray, list[list[int
 def halves(
     vectors: np.ndarray, lists: list[list[int]], least: int
 ) -> tuple[VectorSets, VectorSets, float]:
-    """A random half of every list of ``least`` rows or more, the rest to be found, and their size."""
+    """A half at random of every list of at least so many to ask with, the rest; and its mean size."""
     random = np.random.default_rng(4)
     mixed = [random.permutation(rows) for rows in lists if len(rows) >= least]
     parts = [np.array_split(rows, 2) for rows in mixed]
