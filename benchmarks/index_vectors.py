@@ -130,7 +130,7 @@ def bundle_lists(folder: Path, dim: int = 64) -> tuple[np.ndarray, list[list[int
 def halves(
     vectors: np.ndarray, lists: list[list[int]], least: int
 ) -> tuple[VectorSets, VectorSets, float]:
-    """A half at random of every list of at least so many to ask with, the rest; and its mean size."""
+    """Half of every list of at least so many, the other half, and the mean size of that."""
     random = np.random.default_rng(4)
     mixed = [random.permutation(rows) for rows in lists if len(rows) >= least]
     parts = [np.array_split(rows, 2) for rows in mixed]
