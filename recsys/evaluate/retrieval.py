@@ -145,7 +145,7 @@ def evaluate_retrieval(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # tables that torchrec shares out refuse inference_mode
             log = _read(model, seen, held_out, options)
     finally:
         model.train(was_training)

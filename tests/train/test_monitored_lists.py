@@ -27,9 +27,14 @@ CONFIG = {
 }  # fmt: skip
 
 
-def test_the_best_checkpoint_is_the_one_with_the_best_lists(tmp_path):
-    experiment = Experiment.parse(CONFIG, ["train.monitor=ndcg@5"])
-    options = RunOptions(cache_dir=tmp_path / "data", show="none")
+@pytest.mark.parametrize(
+    "ranks", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.distributed])]
+)
+def test_the_best_checkpoint_is_the_one_with_the_best_lists(tmp_path, ranks):
+    """With two ranks tables are shared out, and every rank ranks all items."""
+    settings = ["model.prefixes=[2,4]", "model.softmax_weight=0.5"]
+    experiment = Experiment.parse(CONFIG, ["train.monitor=ndcg@5", *settings])
+    options = RunOptions(cache_dir=tmp_path / "data", show="none", ranks=ranks)
     seed = run(experiment, tmp_path / "run", options).seeds[0]
     lines = [line for line in read_metrics(seed.directory) if "ndcg@5" in line]
     assert len(lines) == 4 and all("recall@5" in line and "auc" in line for line in lines)
