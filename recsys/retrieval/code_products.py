@@ -60,6 +60,9 @@ def level_products(weights: Tensor, bias: Tensor, codes: Tensor, bits: int) -> T
             the others in the high ones.
         bits: 8 or 4.
 
+    Raises:
+        ValueError: Codes are not bytes, or not of the weights' number.
+
     Shape:
         - weights: (B, D)
         - bias: (B,)
@@ -71,12 +74,14 @@ def level_products(weights: Tensor, bias: Tensor, codes: Tensor, bits: int) -> T
         >>> level_products(torch.tensor([[1.0, 10.0, 100.0]]), torch.tensor([0.5]), codes, 4)
         tensor([[231.5000, 150.5000]])
     """
+    dims = weights.shape[1]
+    _check(codes, dims if bits == 8 else (dims + 1) // 2)
     found, (rows, width) = library(), codes.shape
     out = weights.new_empty((len(weights), rows))
     if not few(len(weights)):
         for start in range(0, rows, _UNPACKED_ROWS):
             part = slice(start, start + _UNPACKED_ROWS)
-            levels = unpacked(codes[part], bits, weights.shape[1])
+            levels = unpacked(codes[part], bits, dims)
             out[:, part] = torch.addmm(bias[:, None], weights, levels.T)
         return out
     assert found is not None
@@ -84,7 +89,7 @@ def level_products(weights: Tensor, bias: Tensor, codes: Tensor, bits: int) -> T
     filled = weights.new_zeros((len(weights), 1 + halves, padded))
     filled[:, 0, :width] = weights[:, :width]
     if halves:
-        filled[:, 1, : weights.shape[1] - width] = weights[:, width:]
+        filled[:, 1, : dims - width] = weights[:, width:]
     if halves and width <= _NARROW:
         tables = filled[:, :, :width, None] * _HALVES[:, None]
         return table_sums(tables.sum(1), codes).add_(bias[:, None])
@@ -99,6 +104,15 @@ def level_products(weights: Tensor, bias: Tensor, codes: Tensor, bits: int) -> T
 
     native.by_rows(work, rows, out.numel() * width)
     return out
+
+
+def _check(codes: Tensor, width: int) -> None:
+    """Compiled code reads what it is told is there."""
+    if codes.dtype != torch.uint8 or codes.shape[1] != width:
+        raise ValueError(
+            f"codes: expected {width} bytes a row, got {codes.shape[1]} of {codes.dtype}. Were "
+            "they made by other codes?"
+        )
 
 
 def unpacked(codes: Tensor, bits: int, dims: int) -> Tensor:
@@ -124,6 +138,9 @@ def table_sums(tables: Tensor, codes: Tensor) -> Tensor:
         tables: Of every query, what the 256 bytes stand for at every place.
         codes: Bytes.
 
+    Raises:
+        ValueError: Codes are not bytes, or not as many as tables.
+
     Shape:
         - tables: (B, W, 256)
         - codes: (n, W) uint8
@@ -134,6 +151,7 @@ def table_sums(tables: Tensor, codes: Tensor) -> Tensor:
         >>> table_sums(tables, torch.tensor([[7, 2], [255, 0]], dtype=torch.uint8))
         tensor([[2007.,  255.]])
     """
+    _check(codes, tables.shape[1])
     found, (rows, width) = library(), codes.shape
     out = tables.new_empty((len(tables), rows))
     assert found is not None

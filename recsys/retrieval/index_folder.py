@@ -32,7 +32,7 @@ from torch import Tensor
 from recsys import __version__
 from recsys.errors import CheckpointError, DataError
 from recsys.folders import FolderFormat, fingerprints
-from recsys.retrieval.codes import Codes
+from recsys.retrieval.codes import Codes, ScannedCodes
 from recsys.retrieval.faiss_codes import FaissCodes
 from recsys.retrieval.item_ids import as_ids, check_distinct
 from recsys.retrieval.prefix_codes import PrefixCodes
@@ -139,7 +139,9 @@ def read_index(directory: Path | str, verify: bool = True) -> Content:
         _FORMAT.check(folder / name, wanted, verify)
     try:
         return _content(folder, manifest)
-    except (pa.ArrowException, SafetensorError, DataError, OSError, ValueError, KeyError) as error:
+    except (
+        pa.ArrowException, SafetensorError, DataError, OSError, ValueError, KeyError, RuntimeError,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
 
 
@@ -163,6 +165,9 @@ def _content(folder: Path, manifest: Mapping[str, Any]) -> Content:
     sizes = {len(ids), len(vectors), manifest["items"], *(len(part) for part in parts.values())}
     if len(sizes) > 1 or vectors.dtype != torch.float32 or vectors.dim() != 2:
         raise ValueError(f"items, vectors and codes differ in number: {sorted(sizes)}")
+    if isinstance(codes, ScannedCodes) and len(vectors):  # now rather than in the first search
+        prepared = codes.prepare(torch.zeros(1, vectors.shape[1]))
+        codes.products(prepared, {name: part[:1] for name, part in parts.items()})
     return Content(
         version=manifest["version"],
         ids=ids,

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from recsys.errors import CheckpointError, DataError
 from recsys.retrieval.adapter import CosineAdapter
@@ -13,6 +14,7 @@ from recsys.retrieval.index import Index
 from recsys.retrieval.prefix_codes import PrefixCodes
 from recsys.retrieval.product_codes import ProductCodes
 from recsys.retrieval.recurrent_codes import RecurrentCodes
+from recsys.retrieval.rows import Rows
 from recsys.retrieval.scalar_codes import ScalarCodes
 from recsys.retrieval.sign_codes import SignCodes
 
@@ -184,3 +186,19 @@ def test_other_versions_and_other_folders_are_refused(tmp_path):
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     with pytest.raises(CheckpointError, match=r"txt is a file, not a folder, so there is no index"):
         Index.load(tmp_path / "other" / "thesis.txt")
+
+
+@pytest.mark.parametrize("codes", [ScalarCodes(8), ScalarCodes(4), SignCodes(2), ProductCodes(5)])
+@pytest.mark.parametrize("change", ["wider", "narrower", "floats"])
+def test_codes_of_other_codes_are_refused_when_they_are_loaded(codes, change, tmp_path):
+    """Whoever forged the folder made its checksums fit; nothing may be read that is not there."""
+    index = Index(VECTORS, range(300), codes=codes)
+    rows = index._state.parts["codes"].block(0, 300)
+    forged = {
+        "wider": torch.cat([rows, rows], -1), "narrower": rows[..., :-1].clone(),
+        "floats": rows.float(),
+    }[change]  # fmt: skip
+    index._state.parts["codes"] = Rows(forged)
+    folder = index.save(tmp_path / "index")
+    with pytest.raises(CheckpointError, match="its files do not fit each other"):
+        Index.load(folder)
