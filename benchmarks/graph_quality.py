@@ -346,7 +346,10 @@ def paint(
     title: str,
     lines: Mapping[str, float],
 ) -> None:
-    """Recall@20 against CPU seconds: a curve for what is trained, a point for what is fitted."""
+    """Recall@20 against CPU seconds: a curve for what is trained, a point for what is fitted.
+
+    Where the curve is of validation, its test is a point too.
+    """
     axis = figure.subplots()
     ends, machines = [], Counter(seeds[0].get("machine") for seeds in records.values())
     here = machines.most_common(1)[0][0] if machines else None
@@ -356,12 +359,17 @@ def paint(
         y = [point["metrics"]["recall@20"] for point in curve]
         color, dashed = plots.color(number % 8), number >= 8
         hollow = {} if seeds[0].get("machine") == here else {"markerfacecolor": "none"}
-        if len(curve) == 1:
-            axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6, **hollow)
-        else:
+        tested = len(curve) > 1 and "best" in seeds[0]
+        if len(curve) > 1:
             axis.plot(
-                x, y, marker=".", color=color, linestyle="--" if dashed else "-", linewidth=1.4
-            )
+                x, y, marker=".", color=color, linestyle="--" if dashed else "-",
+                linewidth=1.4, alpha=0.3 if tested else 1.0,
+            )  # fmt: skip
+        if tested:
+            x = [seeds[0]["best"]["cpu_seconds"]]
+            y = [seeds[0]["best"]["metrics"]["recall@20"]]
+        if tested or len(curve) == 1:
+            axis.plot(x, y, marker="D", color=color, linestyle="none", markersize=6, **hollow)
         ends.append((y[-1], x[-1], f"{name} {y[-1]:.4f}".replace("0.", "."), color))
     for name, value in lines.items():
         axis.axhline(value, color="0.6", linewidth=0.8, linestyle=":")
@@ -440,6 +448,8 @@ def main() -> None:
             run_one(experiment, args.judge, seed, path, given)
     print(machine())
     title = f"{args.settings.stem}: {args.judge}"
+    if settings.get("given_splits", False) and args.judge == "test":
+        title = f"{args.settings.stem}, seed 1: test (diamonds), and validation on the way (curves)"
     lines = settings.get("published", {}) if args.judge == "test" else {}
     kept = args.settings.parent / "measured" / f"{args.settings.stem}.json"
     records = records_of(folder, args.judge, kept)
