@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _ABI = 1
 _LANES = 8
-_UNPACKED_ROWS = 4096
 _NARROW = 16  # bytes of a code up to which looking products up is quicker than unpacking (measured)
 _FEW = 8  # queries; for more a matrix product of what is unpacked is quicker (measured, 64 values)
 _PAIR_FLOATS = 1 << 22
@@ -76,14 +75,10 @@ def level_products(weights: Tensor, bias: Tensor, codes: Tensor, bits: int) -> T
     """
     dims = weights.shape[1]
     _check(codes, dims if bits == 8 else (dims + 1) // 2)
+    if not few(len(weights)):
+        return torch.addmm(bias[:, None], weights, unpacked(codes, bits, dims).T)
     found, (rows, width) = library(), codes.shape
     out = weights.new_empty((len(weights), rows))
-    if not few(len(weights)):
-        for start in range(0, rows, _UNPACKED_ROWS):
-            part = slice(start, start + _UNPACKED_ROWS)
-            levels = unpacked(codes[part], bits, dims)
-            out[:, part] = torch.addmm(bias[:, None], weights, levels.T)
-        return out
     assert found is not None
     halves, padded = int(bits == 4), -(-width // _LANES) * _LANES
     filled = weights.new_zeros((len(weights), 1 + halves, padded))

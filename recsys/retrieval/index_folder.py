@@ -140,7 +140,8 @@ def read_index(directory: Path | str, verify: bool = True) -> Content:
     try:
         return _content(folder, manifest)
     except (
-        pa.ArrowException, SafetensorError, DataError, OSError, ValueError, KeyError, RuntimeError,
+        pa.ArrowException, SafetensorError, DataError, OSError, ValueError, LookupError,
+        RuntimeError,
     ) as error:  # fmt: skip
         raise CheckpointError(f"{folder}: its files do not fit each other: {error}") from None
 

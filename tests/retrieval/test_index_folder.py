@@ -189,14 +189,14 @@ def test_other_versions_and_other_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("codes", [ScalarCodes(8), ScalarCodes(4), SignCodes(2), ProductCodes(5)])
-@pytest.mark.parametrize("change", ["wider", "narrower", "floats"])
+@pytest.mark.parametrize("change", ["wider", "narrower", "floats", "flat"])
 def test_codes_of_other_codes_are_refused_when_they_are_loaded(codes, change, tmp_path):
     """Whoever forged the folder made its checksums fit; nothing may be read that is not there."""
     index = Index(VECTORS, range(300), codes=codes)
     rows = index._state.parts["codes"].block(0, 300)
     forged = {
         "wider": torch.cat([rows, rows], -1), "narrower": rows[..., :-1].clone(),
-        "floats": rows.float(),
+        "floats": rows.float(), "flat": rows.flatten(1)[:, 0].clone(),
     }[change]  # fmt: skip
     index._state.parts["codes"] = Rows(forged)
     folder = index.save(tmp_path / "index")
