@@ -24,7 +24,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/ctr_step.py
 
 # One install; repeated only when the pins, the package or its C sources change.
-.venv/installed: requirements.txt pyproject.toml packaging/fbgemm-gpu/pyproject.toml recsys/embeddings/kernels.c recsys/data/vocab.c recsys/graph/spmm.c recsys/metrics/selection.c recsys/retrieval/code_products.c
+.venv/installed: requirements.txt pyproject.toml packaging/fbgemm-gpu/pyproject.toml recsys/embeddings/kernels.c recsys/data/vocab.c recsys/graph/spmm.c recsys/metrics/selection.c recsys/retrieval/code_products.c recsys/native.h
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check ./packaging/fbgemm-gpu
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -10,15 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../native.h"
+
 #define ABI 3
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-/* One wheel, fast everywhere: the loader picks the variant of this processor. Results are equal,
- * because sums have a fixed order and -ffp-contract=off forbids fused multiply-add. */
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
 #define PREFETCH_READ(address) __builtin_prefetch((address), 0, 3)

@@ -10,13 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../native.h"
+
 #define ABI 1
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 
 enum { AT_ONCE = 64 /* scores compared together */, FEW = 16 /* sorted by insertion */ };
 

@@ -7,15 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../native.h"
+
 #define ABI 1
 
 #if !defined(__GNUC__)
 #error "needs the vector types of gcc or clang; recsys works without this file, slower"
-#endif
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
